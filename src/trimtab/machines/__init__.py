@@ -1,0 +1,1 @@
+"""Machines: one TOML file each, and `here`, which is probed."""

@@ -1,0 +1,102 @@
+"""Passes: Model -> Model. What mends a model is a pass: train, prune, distill, export, quantize.
+
+One file is one pass: a frozen dataclass whose fields are its arguments, named after the file. A pass knows formats,
+never its neighbours. `trimtab.testing.check_pass` tells whether one keeps this contract.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from trimtab.values.facts import Facts
+from trimtab.values.machine import Machine
+from trimtab.values.model import Model
+from trimtab.values.notation import show
+from trimtab.values.task import TaskView
+
+Stage = Literal["fit", "structure", "recover", "export", "precision"]
+STAGES: tuple[Stage, ...] = ("fit", "structure", "recover", "export", "precision")
+Use = Literal["train", "validation", "base", "seed", "machine"]
+
+
+def quiet(what: str, share: float) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may use besides the model. Test data is sealed in `task`."""
+
+    task: TaskView
+    scratch: Path
+    """An empty folder for the files of the new model; it becomes the artefact."""
+    machine: Machine
+    base: Model | None = None
+    """The teacher, for passes whose `uses` has "base"."""
+    seed: int = 0
+    threads: int = 1
+    memory_limit_mb: float = 0.0
+    """0 means no limit."""
+    deadline: float | None = None
+    """A `time.monotonic()` past which the pass should raise TimeoutError; its checkpoints stay."""
+    keep: Path | None = None
+    """A folder that survives a killed run: checkpoints of this very step, for exact resume."""
+    progress: Callable[[str, float], None] = field(default=quiet)
+    """progress(what is being done, share done in [0, 1])."""
+
+    def check_time(self) -> None:
+        """Raise TimeoutError past the deadline."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise TimeoutError("the time given to this step is over")
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """A step of a recipe."""
+
+    formats: ClassVar[Mapping[str, str]]
+    """Format taken -> format given. One pass may serve several formats."""
+    stage: ClassVar[Stage]
+    """Where the search puts it in a chain."""
+    version: ClassVar[int] = 1
+    """Raised whenever the same arguments would give another result: part of the cache key."""
+    uses: ClassVar[frozenset[Use]] = frozenset()
+    """What else the result depends on: part of the cache key. "train" marks passes that fit weights."""
+
+    @classmethod
+    def choices(cls, facts: Facts, machine: Machine) -> tuple[Pass, ...]:
+        """Return the settings worth trying on such a model, mild to bold; () where it has nothing to offer."""
+        return ()
+
+    def predict(self, facts: Facts, machine: Machine) -> Facts:
+        """Return the facts expected after this pass, before any work is done."""
+        return facts
+
+    def refuses(self, model: Model, machine: Machine) -> str | None:
+        """Return the sentence that says why this model cannot be taken, or None."""
+        return None
+
+    @abstractmethod
+    def apply(self, model: Model, context: Context) -> Model:
+        """Return the new model, its files in `context.scratch`; lineage is kept by the caller.
+
+        Raises:
+            TimeoutError: past the deadline.
+            Refused: where trying showed that the model cannot be taken.
+        """
+
+    @classmethod
+    def name(cls) -> str:
+        """The file's name, which is the pass's name in recipes."""
+        return cls.__module__.rpartition(".")[2]
+
+    def __str__(self) -> str:
+        return show(self, self.name())
+
+
+CONTRACT = Pass

@@ -1,0 +1,1 @@
+"""Running models: the program driver, the worker process and its client."""

@@ -1,0 +1,59 @@
+"""Runtimes: what serves a model on a machine. One file is one runtime; `load` runs in a worker process of its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trimtab.values.facts import Facts
+from trimtab.values.machine import Machine
+from trimtab.values.model import Model
+from trimtab.values.notation import show
+from trimtab.values.session import Session
+
+
+@dataclass(frozen=True)
+class Runtime(ABC):
+    """Loads a model and answers; `threads` is part of the recipe because it changes everything."""
+
+    threads: int = 1
+
+    formats: ClassVar[frozenset[str]]
+    """Formats it can load."""
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions go into conditions and verdicts."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads is at least 1, got {self.threads}")
+
+    @classmethod
+    def choices(cls, facts: Facts, machine: Machine) -> tuple[Runtime, ...]:
+        """Return the settings worth trying: one thread, and every core."""
+        counts = sorted({1, machine.cores})
+        return tuple(cls(threads=count) for count in counts)
+
+    def predict(self, facts: Facts, machine: Machine) -> Mapping[str, float]:
+        """Return expected figures by name (`latency_ms` at batch 1 at least)."""
+        return {}
+
+    def refuses(self, model: Model, machine: Machine) -> str | None:
+        """Return the sentence that says why this model cannot be served here, or None."""
+        return None
+
+    @abstractmethod
+    def load(self, model: Model, machine: Machine) -> Session:
+        """Load every part of the model; called in the worker."""
+
+    @classmethod
+    def name(cls) -> str:
+        """The file's name, which is the runtime's name in recipes."""
+        return cls.__module__.rpartition(".")[2]
+
+    def __str__(self) -> str:
+        return show(self, self.name())
+
+
+CONTRACT = Runtime

@@ -1,0 +1,43 @@
+"""What is known of a model without running it: the ground on which predictions are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Counts of one model part; a pass's `predict` maps facts to facts before any work is done.
+
+    >>> Facts(format="onnx", parameters=1_000_000, operations=5_000_000).size_mb
+    4.0
+    """
+
+    format: str
+    parameters: int
+    operations: int
+    """Multiply-accumulates for one example."""
+    layers: Mapping[str, int] = field(default_factory=dict)
+    """How many layers of each kind: conv, linear, lstm, gru, attention, embedding, norm."""
+    weight_bits: float = 32.0
+    activation_bits: float = 32.0
+    quality_loss: float = 0.0
+    """Predicted loss of the task's score against the base, as a share of 1; 0 for the base."""
+    cut: float = 0.0
+    """Share of structure removed and not yet retrained: above 0, recovery is worth trying."""
+
+    @property
+    def size_mb(self) -> float:
+        """Weights on disk, in megabytes (1e6 bytes)."""
+        return self.parameters * self.weight_bits / 8e6
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Facts:
+        """Read what `to_json` wrote."""
+        return cls(**data)

@@ -1,0 +1,58 @@
+"""A machine as facts: what it can compute, hold, draw and cost. Read from TOML, or probed (`trimtab.machines`)."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from trimtab.errors import DataError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Facts about one machine; rates are for the whole of it, prices and watts too."""
+
+    name: str
+    cores: int
+    isa: tuple[str, ...] = ()
+    """Instruction sets that matter to kernels: avx2, avx512f, avx512_vnni, avx_vnni, amx_int8, ..."""
+    memory_gb: float = 0.0
+    peak_gflops: Mapping[str, float] = field(default_factory=dict)
+    """Dense peak by dtype (fp32, bf16, int8), in 1e9 operations a second; a multiply-accumulate is two."""
+    bandwidth_gbs: float = 0.0
+    """Main memory bandwidth, 1e9 bytes a second."""
+    idle_w: float = 0.0
+    full_w: float = 0.0
+    usd_per_hour: float = 0.0
+    accelerator: str = ""
+    power_meter: str = ""
+    """`rapl`, `nvml`, or empty: then energy is modelled from `idle_w` and `full_w`."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where each of the facts comes from."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Machine:
+        """Read facts from a JSON or TOML object; raises DataError on names it does not know."""
+        known = {f.name for f in fields(cls)}
+        strange = sorted(set(data) - known)
+        if strange:
+            raise DataError(
+                f"machine has unknown facts {', '.join(strange)}; known: {', '.join(sorted(known))}"
+            )
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        return cls(**values)
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Machine:
+        """Read a machine's TOML file; its stem is the name."""
+        try:
+            return cls.from_json({"name": path.stem, **tomllib.loads(path.read_text())})
+        except (OSError, tomllib.TOMLDecodeError, TypeError) as error:
+            raise DataError(f"cannot read machine file {path}: {error}") from error

@@ -1,0 +1,209 @@
+"""A model as data: parts on disk, the program that drives them, and how it came to be.
+
+A model is a folder: `model.json` beside one folder for each part. Nothing in it is code, and nothing is pickled.
+A program says how parts make an answer, so that key-value caches, recurrent state, encoder-decoder decoding,
+cascades and early exits are data, run by one small driver (`trimtab.run.program`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from trimtab.errors import CorruptFile
+from trimtab.values.facts import Facts
+
+MODEL_FILE = "model.json"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, numpy dtype and shape of one tensor; a string in the shape is a size known at run time."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a part takes and gives; `state` feeds an output back as the input of the next step."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    state: Mapping[str, str] = field(default_factory=dict)
+    """Output name -> input name. State starts as zeros of the input's shape."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Signature:
+        """Read a signature from its JSON object."""
+        specs = {
+            side: tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in data[side])
+            for side in ("inputs", "outputs")
+        }
+        return cls(**specs, state=dict(data.get("state", {})))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network on disk: its format, its folder, its signature and its facts."""
+
+    format: str
+    """`torch`, `onnx`, `null`, ...: what passes and runtimes look at."""
+    path: Path
+    """Folder that holds the part's files."""
+    signature: Signature
+    facts: Facts
+
+    def to_json(self, root: Path) -> dict[str, Any]:
+        """Return the part as a JSON object, with its path relative to `root`."""
+        path = self.path.relative_to(root).as_posix()
+        return {
+            "format": self.format,
+            "path": path,
+            "signature": asdict(self.signature),
+            "facts": self.facts.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], root: Path) -> Part:
+        """Read a part whose path is relative to `root`; a path that leaves `root` is refused."""
+        path = (root / data["path"]).resolve()
+        if not path.is_relative_to(root.resolve()):
+            raise CorruptFile(f"part path {data['path']!r} leaves the model's folder {root}")
+        return cls(
+            data["format"], path, Signature.from_json(data["signature"]), Facts.from_json(data["facts"])
+        )
+
+
+@dataclass(frozen=True)
+class Single:
+    """One call of one part answers."""
+
+    part: str = "main"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One part runs along axis 1 of `over`, its state fed back; outputs are stacked along axis 1."""
+
+    part: str = "main"
+    over: tuple[str, ...] = ("input",)
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """An encoder runs once, then a decoder picks the best token until `stop` or `max_length`.
+
+    The decoder takes the last token as `token`, gives `logits`, and feeds its state back. Encoder outputs reach the
+    decoder by name, also as the first value of its state.
+    """
+
+    encoder: str | None
+    decoder: str
+    start: int
+    stop: int
+    max_length: int
+    token: str = "token"  # noqa: S105  (the name of a tensor)
+    logits: str = "logits"
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Stages answer in turn: rows whose top probability reaches the stage's threshold stop there.
+
+    Outputs of earlier stages reach later ones by name, so an early exit is a cascade whose second stage takes `hidden`.
+    """
+
+    stages: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    """One for each stage but the last, in [0, 1]."""
+    output: str = "output"
+
+
+Program = Single | Scan | Greedy | Cascade
+PROGRAMS: Mapping[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Single, Scan, Greedy, Cascade)}
+
+
+def program_to_json(program: Program) -> dict[str, Any]:
+    """Return the program as a JSON object that names its kind."""
+    return {"kind": type(program).__name__.lower(), **asdict(program)}
+
+
+def program_from_json(data: Mapping[str, Any]) -> Program:
+    """Read what `program_to_json` wrote.
+
+    >>> program_from_json({"kind": "cascade", "stages": ["small", "large"], "thresholds": [0.9]}).stages
+    ('small', 'large')
+    """
+    kind = PROGRAMS.get(data.get("kind", ""))
+    if kind is None:
+        raise CorruptFile(f"unknown program {data.get('kind')!r}; known: {', '.join(PROGRAMS)}")
+    known = {f.name for f in fields(kind)}
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items() if key in known}
+    program: Program = kind(**values)
+    return program
+
+
+@dataclass(frozen=True)
+class Model:
+    """Parts, the program that drives them, how inputs are prepared and answers named, and the lineage."""
+
+    parts: Mapping[str, Part]
+    program: Program = field(default_factory=Single)
+    frontend: Mapping[str, Any] = field(default_factory=dict)
+    """JSON: `steps` (see `trimtab.run.frontend`) and `labels`."""
+    lineage: tuple[str, ...] = ()
+    """The source's reference, then each pass that made it, in canonical text."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """JSON that a pass wants on the tab: layers it left alone and why, what it cut, what it compared."""
+
+    @property
+    def main(self) -> Part:
+        """The first part, which is the only one in most models."""
+        return next(iter(self.parts.values()))
+
+    @property
+    def format(self) -> str:
+        """The format all parts share; `mixed` where they differ."""
+        formats = {part.format for part in self.parts.values()}
+        return formats.pop() if len(formats) == 1 else "mixed"
+
+    @property
+    def facts(self) -> Facts:
+        """The parts' facts added up."""
+        first, *rest = (part.facts for part in self.parts.values())
+        total = {
+            name: getattr(first, name) + sum(getattr(f, name) for f in rest)
+            for name in ("parameters", "operations")
+        }
+        return replace(first, format=self.format, **total)
+
+    def map_parts(self, change: Mapping[str, Part], **others: Any) -> Model:
+        """Return this model with `change` in place of parts of the same names, and other fields replaced."""
+        return replace(self, parts={**self.parts, **change}, **others)
+
+    def save(self, root: Path) -> None:
+        """Write `model.json` into `root`, the folder that holds every part."""
+        data = {
+            "parts": {name: part.to_json(root) for name, part in self.parts.items()},
+            "program": program_to_json(self.program),
+            "frontend": dict(self.frontend),
+            "lineage": list(self.lineage),
+            "notes": dict(self.notes),
+        }
+        (root / MODEL_FILE).write_text(json.dumps(data, indent=1))
+
+    @classmethod
+    def open(cls, root: Path) -> Model:
+        """Read the model whose folder is `root`; raises CorruptFile where it is not one."""
+        try:
+            data = json.loads((root / MODEL_FILE).read_text())
+            parts = {name: Part.from_json(part, root) for name, part in data["parts"].items()}
+            program = program_from_json(data["program"])
+            return cls(parts, program, data["frontend"], tuple(data["lineage"]), data["notes"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptFile(f"{root} is not a model folder: {error}") from error
