@@ -75,9 +75,7 @@ def never_seen_bound(n: int, confidence: float = 0.95) -> float:
     return float(-np.expm1(np.log1p(-confidence) / n))
 
 
-def quantile_interval(
-    sample: ArrayLike, quantile: float, confidence: float = 0.95
-) -> tuple[float, float, float]:
+def quantile_interval(sample: ArrayLike, quantile: float, confidence: float = 0.95) -> tuple[float, float, float]:
     """Distribution-free interval of a quantile: (value, low, high) in the sample's unit.
 
     The bounds are order statistics, so they are measured values. A bound that the sample is too small to give

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincc, gammaln, ndtr, ndtri, xlog1py, xlogy
 
-from trimtab.maths.intervals import clopper_pearson
+from trimtab.maths.intervals import check_confidence, clopper_pearson
 
 Floats = NDArray[np.float64]
 
@@ -41,10 +41,14 @@ def tango_z(b: ArrayLike, c: ArrayLike, n: ArrayLike, margin: ArrayLike) -> Floa
     Source: Tango (1998), section 2: the restricted estimate q of p_c solves a quadratic.
     """
     b, c, n, d = (np.asarray(x, dtype=np.float64) for x in (b, c, n, margin))
-    variance = 2 * _restricted(b, c, n, d) + d * (1 - d)
-    spread = np.sqrt(n * np.maximum(variance, 0.0))
+    spread = np.sqrt(n * null_variance(b, c, n, d))
     shift = b - c - n * d
     return np.divide(shift, spread, out=np.zeros(np.broadcast(shift, spread).shape), where=spread > 0)
+
+
+def null_variance(b: Floats, c: Floats, n: Floats, d: Floats) -> Floats:
+    """Variance of one example's difference where p_b = p_c + d, at the restricted estimate of p_c."""
+    return np.maximum(2 * _restricted(b, c, n, d) + d * (1 - d), 0.0)
 
 
 def _restricted(b: Floats, c: Floats, n: Floats, d: Floats) -> Floats:
@@ -69,9 +73,10 @@ def tango_interval(b: int, c: int, n: int, confidence: float = 0.95) -> tuple[fl
     Statistics in Medicine 33:2850, for Cavo's trial.
 
     Raises:
-        ValueError: if the counts do not fit together.
+        ValueError: if the counts do not fit together, or the confidence is no fraction.
     """
     _check(b, c, n, 0.0)
+    check_confidence(confidence)
     target = ndtri(np.array([0.5 + confidence / 2, 0.5 - confidence / 2]))
     low, high = np.full(2, -1.0), np.full(2, 1.0)
     for _ in range(60):

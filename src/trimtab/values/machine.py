@@ -43,10 +43,10 @@ class Machine:
         known = {f.name for f in fields(cls)}
         strange = sorted(set(data) - known)
         if strange:
-            raise DataError(
-                f"machine has unknown facts {', '.join(strange)}; known: {', '.join(sorted(known))}"
-            )
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+            raise DataError(f"machine has unknown facts {', '.join(strange)}; known: {', '.join(sorted(known))}")
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
         return cls(**values)
 
     @classmethod

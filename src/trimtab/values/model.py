@@ -74,9 +74,7 @@ class Part:
         path = (root / data["path"]).resolve()
         if not path.is_relative_to(root.resolve()):
             raise CorruptFile(f"part path {data['path']!r} leaves the model's folder {root}")
-        return cls(
-            data["format"], path, Signature.from_json(data["signature"]), Facts.from_json(data["facts"])
-        )
+        return cls(data["format"], path, Signature.from_json(data["signature"]), Facts.from_json(data["facts"]))
 
 
 @dataclass(frozen=True)
@@ -177,8 +175,7 @@ class Model:
         """The parts' facts added up."""
         first, *rest = (part.facts for part in self.parts.values())
         total = {
-            name: getattr(first, name) + sum(getattr(f, name) for f in rest)
-            for name in ("parameters", "operations")
+            name: getattr(first, name) + sum(getattr(f, name) for f in rest) for name in ("parameters", "operations")
         }
         return replace(first, format=self.format, **total)
 

@@ -38,9 +38,7 @@ class Step:
 
     def __post_init__(self) -> None:
         if not NAME.match(self.name):
-            raise RecipeError(
-                f"{self.name!r} is not a step: a name is lower-case letters, digits and _, as in prune"
-            )
+            raise RecipeError(f"{self.name!r} is not a step: a name is lower-case letters, digits and _, as in prune")
         for value in (*self.positional, *self.named.values()):
             _check_value(value, self.name)
 
@@ -78,9 +76,7 @@ class Step:
         """Make the dataclass `kind` of this step's arguments; positional ones fill its fields in order."""
         known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
         if len(self.positional) > len(known):
-            raise RecipeError(
-                f"{self.name} takes at most {len(known)} arguments, got {len(self.positional)}: {self}"
-            )
+            raise RecipeError(f"{self.name} takes at most {len(known)} arguments, got {len(self.positional)}: {self}")
         values = dict(zip(known, self.positional, strict=False))
         for key, value in self.named.items():
             if key not in known:
@@ -89,9 +85,7 @@ class Step:
                 raise RecipeError(f"{self.name} gets {key} twice: {self}")
             values[key] = value
         absent = [
-            k
-            for k, f in known.items()
-            if k not in values and f.default is MISSING and f.default_factory is MISSING
+            k for k, f in known.items() if k not in values and f.default is MISSING and f.default_factory is MISSING
         ]
         if absent:
             raise RecipeError(f"{self.name} needs {', '.join(absent)}: write {self.name}({absent[0]}=...)")
@@ -208,11 +202,7 @@ def _show(value: Any) -> str:
 
 def _fit(name: str, key: str, value: Any, hint: Any) -> Any:
     """Check a value against its field's type; a bare word is a string, a whole number is a float."""
-    kinds = (
-        set(getattr(hint, "__args__", ()))
-        if not isinstance(hint, type) or hasattr(hint, "__args__")
-        else {hint}
-    )
+    kinds = set(getattr(hint, "__args__", ())) if not isinstance(hint, type) or hasattr(hint, "__args__") else {hint}
     origin = getattr(hint, "__origin__", None)
     if origin is tuple:
         return value if isinstance(value, tuple) else (_word(value),)

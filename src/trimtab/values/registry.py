@@ -84,9 +84,7 @@ class Registry:
             if inspect.isclass(thing) and issubclass(thing, contract) and thing.__module__ == module.__name__
         ]
         if len(things) != 1:
-            raise TypeError(
-                f"{module.__name__} must define one {contract.__name__}, it defines {len(things)}"
-            )
+            raise TypeError(f"{module.__name__} must define one {contract.__name__}, it defines {len(things)}")
         return things[0]
 
 

@@ -141,9 +141,7 @@ class TaskView:
     def split(self, name: Split) -> Sequence[Example]:
         """Return an allowed split."""
         if name not in self.allowed:
-            raise SealedSplit(
-                f"the {name} split of {self.task.name} is sealed here; it opens only for verification"
-            )
+            raise SealedSplit(f"the {name} split of {self.task.name} is sealed here; it opens only for verification")
         return self.task.split(name)
 
     def batches(self, name: Split, size: int, limit: int | None = None) -> Iterator[Batch]:
