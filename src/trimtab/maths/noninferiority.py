@@ -6,6 +6,9 @@ when there are many of these, but not when there are few: with a margin d and n 
 b = c = 0, which a model exactly as bad as the margin shows with probability exp(-2.71) = 6.7%. Hence the
 guard: an answer also needs the *exact* probability of a Tango statistic at least as extreme, under the worst
 discordance that the data leave possible, to be at most alpha. So the error is at most alpha for every n.
+The price is small: by exact sums (benchmarks/type1.py) the error of accepting is still between 4% and 5%
+where discordance is at least 2% and 1.5 margins, and at least ten examples differ on average. Counts are
+whole numbers, so with fewer it falls towards 0, and more examples are the only remedy.
 
 Sources: Tango (1998), Statistics in Medicine 17:891, sections 2 and 3, for the statistic and interval;
 Sidik (2003), Statistics in Medicine 22:265, for the exact unconditional test ordered by it;
@@ -165,7 +168,9 @@ class PairedTest:
     z: float
     """Tango's statistic at the margin."""
     p_value: float
-    """Against "worse by the margin or more": the larger of the asymptotic and the exact one."""
+    """Against "worse by the margin or more": the larger of the asymptotic and the exact one.
+
+    Above 0.5 the asymptotic one alone, since nothing hangs on it there."""
     p_refuted: float
     """Against "worse by the margin or less": its mirror."""
     difference: float
@@ -201,8 +206,8 @@ def noninferior(b: int, c: int, n: int, margin: float, alpha: float = 0.05) -> P
         raise ValueError(f"margin {margin}, alpha {alpha}; it takes 0 <= margin < 1 and 1e-4 < alpha < 0.5")
     z = float(tango_z(b, c, n, margin))
     low, high = tango_interval(b, c, n, 1 - 2 * alpha)
-    p_value = max(float(ndtr(z)), exact_tail(b, c, n, margin))
-    p_refuted = max(float(ndtr(-z)), exact_tail(c, b, n, -margin))
+    p_value = max(float(ndtr(z)), exact_tail(b, c, n, margin) if z < 0 else 0.0)
+    p_refuted = max(float(ndtr(-z)), exact_tail(c, b, n, -margin) if z > 0 else 0.0)
     return PairedTest(b, c, n, margin, alpha, z, p_value, p_refuted, (b - c) / n, low, high)
 
 

@@ -22,6 +22,8 @@ class Runtime(ABC):
 
     formats: ClassVar[frozenset[str]]
     """Formats it can load."""
+    native: ClassVar[frozenset[str]] = frozenset()
+    """Formats whose base this runtime serves where the user names none: what "4x faster" is measured against."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions go into conditions and verdicts."""
 

@@ -5,6 +5,121 @@ One file is one task: a frozen dataclass whose fields are the arguments of its r
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from trimtab.errors import DataError, suggest
+from trimtab.values.notation import Step
+from trimtab.values.registry import missing, registry
 from trimtab.values.task import Task
 
 CONTRACT = Task
+
+KINDS = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "arrays"}
+"""File endings and the task that reads them; a folder is `images`."""
+
+
+def open_task(ref: str) -> Task:
+    """Open a task by its reference.
+
+        mnist5k   digits(seed=1)                        built in
+        reviews.csv(target='label')   data.parquet(...) a table; also table:reviews.csv(...)
+        arrays.npz   photos/                            arrays; a folder of images for each class
+        my_task.py:MyTask(seed=1)                       the user's own Task, a class or an instance in their file
+
+    Raises:
+        UnknownName: no such task.
+        DataError: the file is absent, or holds no such task.
+        RecipeError: an argument that the task does not take.
+    """
+    path, arguments = _parts(ref.strip())
+    kind, colon, rest = path.partition(":")
+    if colon and kind in registry("tasks").names():
+        return _from_file(kind, Path(rest), arguments)
+    if colon or path.endswith(".py"):
+        file, _, name = path.rpartition(":") if colon else (path, "", "")
+        return _from_code(Path(file), name, arguments)
+    known = "images" if Path(path).is_dir() or path.endswith("/") else KINDS.get(Path(path).suffix.lower())
+    if known:
+        return _from_file(known, Path(path), arguments)
+    if Path(path).exists() or "/" in path:
+        raise DataError(f"cannot tell how to read {path}; a task's data is a folder or one of: {', '.join(KINDS)}, .py")
+    return _built(registry("tasks").take(path.strip()), Step.parse(f"{path}{arguments}"))
+
+
+def _parts(ref: str) -> tuple[str, str]:
+    """Split `data (1).csv(target='y')` into path and arguments; a path that exists as written has none."""
+    if Path(ref).exists() or not ref.endswith(")"):
+        return ref, ""
+    opens = [position for position, char in enumerate(ref) if char == "("]
+    end = next((position for position in opens if Path(ref[:position]).exists()), opens[0] if opens else len(ref))
+    return ref[:end], ref[end:]
+
+
+def _from_file(kind: str, path: Path, arguments: str) -> Task:
+    found = _existing(path)
+    given = Step.parse(f"{kind}{arguments}")
+    return _built(registry("tasks").take(kind), Step(kind, (str(found), *given.positional), given.named))
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"there is no {path}{suggest(path.name, beside)}")
+    return path
+
+
+def _built(kind: type[Any], step: Step) -> Task:
+    """Fill a task's fields; positional values first go to those that are positional in Python too."""
+    order = sorted(fields(kind), key=lambda each: bool(each.kw_only)) if is_dataclass(kind) else []
+    named = {each.name: value for each, value in zip(order, step.positional, strict=False)}
+    rest = step.positional[len(named) :]
+    twice = sorted({*named} & {*step.named})
+    if twice:
+        raise DataError(f"{step.name} gets {twice[0]} twice: {step}")
+    task: Task = Step(step.name, rest, {**named, **step.named}).build(kind)
+    return task
+
+
+def _from_code(path: Path, name: str, arguments: str) -> Task:
+    found = _existing(path)
+    contents = _imported(found)
+    own = {
+        key: value
+        for key, value in contents.items()
+        if isinstance(value, Task)
+        or (inspect.isclass(value) and issubclass(value, Task) and not inspect.isabstract(value))
+    }
+    defined = [key for key, value in own.items() if getattr(value, "__module__", "") == contents["__name__"]]
+    if not name and len(defined) == 1:
+        name = defined[0]
+    if name not in own:
+        raise DataError(f"{path} has no task {name!r}{suggest(name, defined)}; write {path}:NAME")
+    thing = own[name]
+    if isinstance(thing, Task):
+        return thing
+    if not is_dataclass(thing) and not arguments:
+        task: Task = thing()
+        return task
+    return _built(thing, Step.parse(f"task{arguments}"))
+
+
+def _imported(path: Path) -> dict[str, Any]:
+    """Run the user's file as a module of its own name; its folder is not put on the import path."""
+    name = f"trimtab_user_{path.resolve().as_posix().encode().hex()[-40:]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise DataError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise missing(error, str(path)) from error
+    except Exception as error:
+        raise DataError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return vars(module)

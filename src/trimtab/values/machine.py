@@ -27,6 +27,8 @@ class Machine:
     idle_w: float = 0.0
     full_w: float = 0.0
     usd_per_hour: float = 0.0
+    cpu: str = ""
+    """The processor's model name: a verdict belongs to one kind of processor."""
     accelerator: str = ""
     power_meter: str = ""
     """`rapl`, `nvml`, or empty: then energy is modelled from `idle_w` and `full_w`."""

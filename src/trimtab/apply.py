@@ -1,0 +1,238 @@
+"""The verb `apply`: opens models and runs passes, each result kept in the store under a key of all it depends on.
+
+key_0 = H(source, its fingerprint, the task's inputs); key_i = H(key_{i-1}, pass, arguments, version, libraries, and a
+fingerprint of each thing in the pass's `uses`). Recipes that share a prefix share its work, and a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from trimtab.errors import CorruptFile, DataError, Refused
+from trimtab.passes import Context, Pass, quiet
+from trimtab.recipe import Recipe, bind, check_formats, split_model
+from trimtab.runtimes import Runtime
+from trimtab.values.machine import Machine
+from trimtab.values.model import MODEL_FILE, Model, Part
+from trimtab.values.registry import registry
+from trimtab.values.store import Store, file_hash, files_of
+from trimtab.values.task import Task, TaskView
+
+LIBRARIES = ("numpy", "torch", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "openvino")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model in the store, the key of all it depends on, and what making it took this time."""
+
+    model: Model
+    key: str
+    folder: Path
+    seconds: float = 0.0
+    """Wall time spent in this process; 0 where everything came from the store."""
+    trained_seconds: float = 0.0
+    """The part of `seconds` spent in passes that fit weights."""
+    runtime: Runtime | None = None
+    """The runtime that the model's text names, if it does."""
+
+
+@dataclass
+class Workshop:
+    """Everything that making models needs besides the recipe."""
+
+    task: Task
+    store: Store
+    machine: Machine
+    seed: int = 0
+    threads: int = 1
+    deadline: float | None = None
+    """A `time.monotonic()` past which passes stop."""
+    progress: Callable[[str, float], None] = field(default=quiet)
+
+    @cached_property
+    def view(self) -> TaskView:
+        """The task without its test split."""
+        return TaskView(self.task)
+
+    def open(self, text: str) -> Made:
+        """Open a model: `SOURCE:REF`, the same with a recipe behind it, or the folder of a bundle or model."""
+        folder = Path(text)
+        if (folder / MODEL_FILE).is_file():
+            return self._open_folder(folder)
+        ref, recipe = split_model(text)
+        bound = bind(recipe)
+        made = self._open_source(ref)
+        check_formats(bound, made.model.format)
+        return replace(self.apply(made, bound.passes), runtime=bound.runtime)
+
+    def apply(self, made: Made, passes: Sequence[Pass], base: Made | None = None) -> Made:
+        """Run the passes one after the other, taking from the store what is there.
+
+        Raises:
+            Refused: a pass cannot take the model; the message names the pass.
+            TimeoutError: the deadline passed.
+        """
+        for step in passes:
+            made = self._step(made, step, base)
+        return made
+
+    def peek(self, made: Made, passes: Sequence[Pass], base: Made | None = None) -> int:
+        """Return how many of the passes are already in the store."""
+        key = made.key
+        for number, step in enumerate(passes):
+            key = self._key(key, step, base)
+            if self.store.get(key) is None:
+                return number
+        return len(passes)
+
+    def _open_source(self, ref: str) -> Made:
+        kind, colon, rest = ref.partition(":")
+        if not colon:
+            known = ", ".join(f"{name}:..." for name in registry("sources").names())
+            raise DataError(f"cannot open model {ref!r}: it is no model folder, and names no source ({known})")
+        source = registry("sources").take(kind)()
+        key = digest("source", kind, rest, source.fingerprint(rest), self._shape(), versions(LIBRARIES))
+
+        def build(scratch: Path) -> None:
+            model: Model = source.open(rest, scratch, self.view)
+            replace(model, lineage=(ref,)).save(scratch)
+
+        return self._made(key, build)
+
+    def _open_folder(self, folder: Path) -> Made:
+        model = Model.open(folder.resolve())
+        hashes = [(name, folder_hash(part.path)) for name, part in model.parts.items()]
+        return Made(model, digest("folder", hashes, (folder / MODEL_FILE).read_text()), folder.resolve())
+
+    def _step(self, made: Made, step: Pass, base: Made | None) -> Made:
+        key = self._key(made.key, step, base)
+        if self.store.get(key) is None:
+            reason = step.refuses(made.model, self.machine)
+            if reason:
+                raise Refused(f"{step.name()}: {reason}")
+
+        def build(scratch: Path) -> None:
+            context = Context(
+                self.view,
+                scratch,
+                self.machine,
+                base=base.model if base else None,
+                seed=self.seed,
+                threads=self.threads,
+                deadline=self.deadline,
+                keep=self.store.keep(key),
+                progress=self.progress,
+            )
+            model = gather(step.apply(made.model, context), scratch)
+            replace(model, lineage=(*made.model.lineage, str(step))).save(scratch)
+
+        result = self._made(key, build)
+        self.store.drop_kept(key)
+        trained = result.seconds if step.stage in TRAINING else 0.0
+        return replace(result, seconds=made.seconds + result.seconds, trained_seconds=made.trained_seconds + trained)
+
+    def _made(self, key: str, build: Callable[[Path], None]) -> Made:
+        start = time.monotonic()
+        cached = self.store.get(key)
+        folder = cached or self.store.make(key, build)
+        return Made(Model.open(folder), key, folder, 0.0 if cached else time.monotonic() - start)
+
+    def _key(self, parent: str, step: Pass, base: Made | None) -> str:
+        uses = {use: self._use(use, base) for use in sorted(step.uses)}
+        return digest("pass", parent, step.name(), asdict(step), step.version, uses, versions(LIBRARIES))
+
+    def _use(self, use: str, base: Made | None) -> Any:
+        match use:
+            case "train" | "validation":
+                return [self.task.fingerprint(use), self._description, self.threads]
+            case "base":
+                return base.key if base else None
+            case "seed":
+                return self.seed
+            case _:
+                return self.machine.to_json()
+
+    @cached_property
+    def _description(self) -> str:
+        return json.dumps([self.task.objective, self.task.class_weights, dict(self.task.describe())], sort_keys=True)
+
+    def _shape(self) -> Any:
+        example = self.view.split("train")[0]
+        shapes = {name: [str(array.dtype), list(array.shape)] for name, array in example.inputs.items()}
+        return [shapes, list(self.task.labels)]
+
+
+TRAINING = frozenset({"fit", "structure", "recover"})
+"""Stages whose passes fit weights or need passes that do: what `--no-train` leaves out."""
+
+
+def gather(model: Model, folder: Path) -> Model:
+    """Copy parts that lie outside the folder into it, so that the folder is the whole model."""
+    inside = {name: _gathered(name, part, folder) for name, part in model.parts.items()}
+    return replace(model, parts=inside)
+
+
+def _gathered(name: str, part: Part, folder: Path) -> Part:
+    if part.path.is_relative_to(folder):
+        return part
+    shutil.copytree(part.path, folder / name)
+    return replace(part, path=folder / name)
+
+
+def digest(*things: Any) -> str:
+    """Return the sha256 of things that JSON can write, in hexadecimal."""
+    return hashlib.sha256(json.dumps(things, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(thing: Any) -> Any:
+    if isinstance(thing, Recipe):
+        return str(thing)
+    raise TypeError(f"{type(thing).__name__} cannot be part of a key")
+
+
+def folder_hash(folder: Path) -> str:
+    """Return one hash over the names and contents of a folder's files: the identity of an artefact."""
+    return digest([(path.relative_to(folder).as_posix(), file_hash(path)) for path in files_of(folder)])
+
+
+@cache
+def versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Return the installed version of each distribution; those that are absent are left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def apply_recipe(text: str, recipe: str, workshop: Workshop, out: Path) -> Made:
+    """Run a recipe on a model and copy the result to `out`, which must not exist or be empty.
+
+    Raises:
+        CorruptFile: `out` holds something already.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise CorruptFile(f"{out} is not empty; choose another --out, or remove it first")
+    bound = bind(recipe)
+    base = workshop.open(text)
+    check_formats(bound, base.model.format)
+    made = workshop.apply(base, bound.passes, base)
+    shutil.copytree(made.folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+    return replace(made, model=Model.open(out.resolve()), folder=out.resolve())
+
+
+def set_quiet_threads() -> None:
+    """Make waiting OpenMP threads sleep: spinning ones slow a shared machine twentyfold. Call before heavy imports."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,0 +1,251 @@
+"""The command `trimtab`: reads the words, calls the verbs, prints the tab, and turns errors into one clear line.
+
+Exit status: 0 promise kept (or done), 3 not kept or undecided, 2 wrong usage, 1 failure, 130 interrupted.
+Heavy modules are imported by the verb that needs them, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trimtab import __version__
+from trimtab.errors import TrimtabError
+
+KEPT, FAILED, WRONG, NOT_KEPT, INTERRUPTED = 0, 1, 2, 3, 130
+LISTS = ("passes", "runtimes", "sources", "tasks", "meters", "machines")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    words = parser().parse_args(arguments)
+    verb: Callable[[argparse.Namespace], int] = words.verb
+    try:
+        return verb(words)
+    except TrimtabError as error:
+        return complain(words, str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return complain(words, "interrupted; what was finished is kept, and the same command goes on", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def complain(words: argparse.Namespace, message: str, status: int) -> int:
+    """Print an error, as a document where `--json` was asked for."""
+    if getattr(words, "json", False):
+        print(json.dumps({"error": message, "exit_status": status}))
+    print(f"trimtab: {message}", file=sys.stderr)
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the whole command line."""
+    top = argparse.ArgumentParser(prog="trimtab", description="Trim a model, keep its promise, and get the tab.")
+    top.add_argument("--version", action="version", version=f"trimtab {__version__}")
+    verbs = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _trim_words(verbs.add_parser("trim", help="find the cheapest model that keeps a promise"))
+    _apply_words(verbs.add_parser("apply", help="run a recipe on a model"))
+    _measure_words(verbs.add_parser("measure", help="read every figure of a recipe's result"))
+    _verify_words(verbs.add_parser("verify", help="test a bundle's promise on the sealed split"))
+    report = _verb(verbs.add_parser("report", help="print a run's tab and write its page"), _report)
+    report.add_argument("run", metavar="RUN", help="run folder")
+    lists = _verb(verbs.add_parser("list", help="list what there is"), _list)
+    lists.add_argument("kind", choices=LISTS)
+    lists.add_argument("name", nargs="?", help="one of them, in full")
+    _verb(verbs.add_parser("doctor", help="say what this machine and installation can do"), _doctor)
+    cache = _verb(verbs.add_parser("cache", help="show or shrink the store of artefacts"), _cache)
+    cache.add_argument("--shrink", metavar="GB", type=float, help="drop what was used longest ago, down to this size")
+    cache.add_argument("--clear", action="store_true", help="drop everything but the record of sealed splits opened")
+    return top
+
+
+def _verb(words: argparse.ArgumentParser, verb: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    words.set_defaults(verb=verb)
+    words.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    return words
+
+
+def _model_words(words: argparse.ArgumentParser) -> None:
+    words.add_argument("model", metavar="MODEL", help="SOURCE:REF, 'zoo:resnet | train(epochs=5)', or a folder")
+    words.add_argument("task", metavar="TASK", help="mnist5k, data.csv(target='label'), arrays.npz, my_task.py:MyTask")
+    words.add_argument("--on", default="here", metavar="MACHINE", help="machine to measure and predict on")
+    words.add_argument("--seed", type=int, default=0)
+
+
+def _promise_words(words: argparse.ArgumentParser) -> None:
+    words.add_argument("--promise", action="append", default=[], metavar="TEXT", help="'accuracy >= base - 0.01'")
+    words.add_argument("--confidence", type=float, default=0.95)
+
+
+def _trim_words(words: argparse.ArgumentParser) -> None:
+    _model_words(_verb(words, _trim))
+    _promise_words(words)
+    words.add_argument("--for", dest="objective", default="latency", metavar="FIGURE", help="what to make cheap")
+    words.add_argument("--within", default="10m", metavar="TIME", help="90s, 5m, 2h: for everything, base included")
+    words.add_argument("--out", type=Path, default=Path("runs/trim"), metavar="DIR", help="run folder; goes on with it")
+    words.add_argument("--limit", action="append", default=[], metavar="TEXT", help="'size_mb <= 1'")
+    words.add_argument("--try", dest="tries", action="append", default=[], metavar="RECIPE", help="try this one first")
+    words.add_argument("--no-train", dest="train", action="store_false", help="leave out passes that fit weights")
+    words.add_argument("--memory", type=float, default=0.0, metavar="MB", help="memory limit of each worker")
+    words.add_argument("--dry-run", action="store_true", help="list candidates, predictions and what can be decided")
+
+
+def _apply_words(words: argparse.ArgumentParser) -> None:
+    words.add_argument("recipe", metavar="RECIPE", help="'prune(ratio=0.5) | distill(epochs=3) | onnx'")
+    _model_words(_verb(words, _apply))
+    words.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def _measure_words(words: argparse.ArgumentParser) -> None:
+    words.add_argument("recipe", metavar="RECIPE", help="'onnx @ onnxruntime(threads=1)', or '@ torch(threads=1)'")
+    _model_words(_verb(words, _measure))
+
+
+def _verify_words(words: argparse.ArgumentParser) -> None:
+    words.add_argument("bundle", metavar="BUNDLE", type=Path)
+    words.add_argument("task", metavar="TASK")
+    words.add_argument("--against", required=True, metavar="MODEL", help="the original")
+    words.add_argument("--on", default="here", metavar="MACHINE")
+    words.add_argument("--seed", type=int, default=0)
+    _promise_words(_verb(words, _verify))
+
+
+def _trim(words: argparse.Namespace) -> int:
+    from trimtab.api import parse_duration, run
+    from trimtab.report.progress import Live
+    from trimtab.trimmer import Request, dry_run
+
+    request = Request(
+        model=words.model,
+        task=words.task,
+        promises=tuple(words.promise),
+        objective=words.objective,
+        limits=tuple(words.limit),
+        on=words.on,
+        within_s=parse_duration(words.within),
+        tries=tuple(words.tries),
+        train=words.train,
+        seed=words.seed,
+        confidence=words.confidence,
+        memory_limit_mb=words.memory,
+    )
+    with Live() as progress:
+        if words.dry_run:
+            document, status = dry_run(request, progress), KEPT
+        else:
+            document = run(request, words.out, progress).document
+            status = KEPT if document["verdict"] in ("PASS", "BASE") else NOT_KEPT
+    show(words, document, "plan" if words.dry_run else "result")
+    return status
+
+
+def _apply(words: argparse.Namespace) -> int:
+    from trimtab.apply import apply_recipe
+
+    with workshop(words) as shop:
+        made = apply_recipe(words.model, words.recipe, shop, words.out)
+    facts = made.model.facts.to_json()
+    show(
+        words, {"out": str(made.folder), "lineage": list(made.model.lineage), "facts": facts, "notes": made.model.notes}
+    )
+    return KEPT
+
+
+def _measure(words: argparse.Namespace) -> int:
+    from trimtab.measure import measure
+
+    with workshop(words) as shop:
+        document = measure(words.model, words.recipe, shop)
+    show(words, document, "figures")
+    return KEPT
+
+
+def _verify(words: argparse.Namespace) -> int:
+    from trimtab.certify import verify_bundle
+
+    with workshop(words) as shop:
+        document = verify_bundle(words.bundle, words.against, words.promise, words.confidence, shop)
+    show(words, document, "verification")
+    return KEPT if document["verdict"] == "PASS" else NOT_KEPT
+
+
+def _report(words: argparse.Namespace) -> int:
+    from trimtab.api import REPORT_FILE, read_result
+    from trimtab.report.page import write_page
+
+    document = read_result(Path(words.run))
+    page = Path(words.run) / REPORT_FILE
+    write_page(document, page)
+    show(words, document, "result")
+    print(f"page: {page}", file=sys.stderr)
+    return KEPT
+
+
+def _list(words: argparse.Namespace) -> int:
+    from trimtab import machines
+    from trimtab.report.catalogue import describe
+    from trimtab.values.registry import registry
+
+    if words.kind == "machines":
+        document: dict[str, Any] = {name: machines.load(name).to_json() for name in ("here", *machines.names())}
+        document = {words.name: machines.load(words.name).to_json()} if words.name else document
+        document = document if words.json or words.name else dict.fromkeys(document, "")
+    elif words.name:
+        document = {words.name: describe(words.kind, words.name)}
+    else:
+        document = {name: registry(words.kind).summary(name) for name in registry(words.kind).names()}
+    show(words, document)
+    return KEPT
+
+
+def _doctor(words: argparse.Namespace) -> int:
+    from trimtab.report.catalogue import doctor
+
+    show(words, doctor())
+    return KEPT
+
+
+def _cache(words: argparse.Namespace) -> int:
+    from trimtab.values.store import Store
+
+    store = Store()
+    freed = 0
+    if words.clear or words.shrink is not None:
+        freed = store.shrink(0 if words.clear else int(words.shrink * 1e9))
+        if words.clear:
+            store.clear_unfinished()
+    entries = store.entries()
+    used = sum(size for _, size, _ in entries)
+    numbers = {"entries": len(entries), "size_mb": round(used / 1e6, 1), "freed_mb": round(freed / 1e6, 1)}
+    show(words, {"folder": str(store.root), **numbers, "limit_mb": round(store.limit_bytes / 1e6)})
+    return KEPT
+
+
+def show(words: argparse.Namespace, document: Mapping[str, Any], kind: str = "plain") -> None:
+    """Print a document: as JSON, or as the terminal shows that kind."""
+    if words.json:
+        print(json.dumps(document, indent=1))
+        return
+    from rich.console import Console
+
+    from trimtab.report.faces import FACES
+
+    Console().print(FACES[kind](document))
+
+
+def workshop(words: argparse.Namespace) -> Any:
+    """Return a context that opens a workshop for the words' task, machine and seed, with progress on stderr."""
+    from trimtab.api import open_workshop
+
+    return open_workshop(words.task, words.on, words.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Finds the callable that builds a module: in the zoo, in an installed module, or in the user's own file.
+
+Building runs the user's code, so a reference is checked against the hash of the file it was made from, and one into the
+standard library is refused: a folder of data from elsewhere must not be able to name `os:system`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from trimtab.errors import CorruptFile, DataError, UnknownName, UnsafeFile
+
+ZOO = "trimtab.sources.zoo"
+
+
+def find(ref: str) -> Callable[..., Any]:
+    """Return the callable of `FILE.py:name` or `module:name`.
+
+    Raises:
+        DataError: no such file or module, or its code fails.
+        UnknownName: no such callable in it; says the near name.
+        UnsafeFile: it is the standard library's.
+    """
+    place, _, name = ref.rpartition(":")
+    module = _from_file(Path(place)) if place.endswith(".py") else _from_module(place)
+    found = getattr(module, name, None)
+    if not callable(found):
+        here = [k for k, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+        raise UnknownName(f"callable of {place}", name, here)
+    return found  # type: ignore[no-any-return]
+
+
+def code_hash(ref: str) -> str | None:
+    """Return the sha256 of the code file behind the reference; None for the zoo, which has its version."""
+    place = ref.rpartition(":")[0]
+    if place == ZOO:
+        return None
+    return file_hash(Path(place) if place.endswith(".py") else Path(_from_module(place).__file__ or ""))
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file; raises DataError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def build(description: Mapping[str, Any]) -> nn.Module:
+    """Call `description["ref"]` with its arguments; raises CorruptFile where the code is not what it was."""
+    ref, wanted = description["ref"], description.get("sha256")
+    if wanted != code_hash(ref):
+        place = ref.rpartition(":")[0]
+        raise CorruptFile(f"{place} has changed since the model was opened; open the model again")
+    return call(ref, description["arguments"])
+
+
+def call(ref: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Call the callable; raises DataError where it fails or gives no torch module."""
+    try:
+        made = find(ref)(**arguments)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
+        raise DataError(f"{ref} fails with arguments {dict(arguments)}: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise DataError(f"{ref} gives a {type(made).__name__}; it must return a torch.nn.Module")
+    return made
+
+
+def _from_file(path: Path) -> ModuleType:
+    name = f"trimtab_user_{file_hash(path)[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise DataError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with _importable(path.resolve().parent):
+            spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise DataError(f"the code in {path} fails: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _from_module(name: str) -> ModuleType:
+    if name.partition(".")[0] in sys.stdlib_module_names:
+        raise UnsafeFile(f"{name} is part of Python itself and builds no model; refused")
+    try:
+        return importlib.import_module(name)
+    except (ImportError, ValueError) as error:
+        raise DataError(f"cannot import {name or 'an empty name'}: {error}; give FILE.py:callable") from error
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))

@@ -1,0 +1,81 @@
+"""Tensors on disk: safetensors with a digest, written so that a crash leaves the old file or the new one.
+
+Never a pickle. A checkpoint and a model's weights are both written here; `read` tells a torn or altered file from a
+good one, because safetensors itself checks the header and the length only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trimtab.errors import CorruptFile
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
+    """Write tensors and a JSON note to `path` in one atomic step; tensors must not share memory."""
+    text = json.dumps(note or {}, sort_keys=True)
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(whole, temporary, {"note": text, "sha256": digest(whole, text)})
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the note that `write` wrote; raises CorruptFile on anything else."""
+    tensors, metadata = read_plain(path)
+    text = metadata.get("note", "")
+    if metadata.get("sha256") != digest(tensors, text):
+        raise CorruptFile(f"{path} does not match its own digest: it was altered or badly copied; make it again")
+    note: dict[str, Any] = json.loads(text)
+    return tensors, note
+
+
+def read_plain(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Return tensors and metadata of anybody's safetensors file; raises CorruptFile where it is not one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CorruptFile(f"{path} is not a whole safetensors file ({error}); copy or convert it again") from error
+
+
+def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Return a sha256 over names, types, shapes and bytes of the tensors, and the text."""
+    total = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one atomic step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    sync(temporary)
+    os.replace(temporary, path)
+
+
+def sync(path: Path) -> None:
+    """Make the file or folder survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

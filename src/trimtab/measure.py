@@ -1,0 +1,327 @@
+"""The verb `measure`: every figure of a model on a task and a machine, each read in a worker process of its own.
+
+A `Bench` holds the base in one worker, asleep while another works, and reads noisy figures in alternating blocks
+against it, so that a slow minute of the machine slows both. Score rows are artefacts of the store: what was scored
+once is not scored again, and pairs can be tested later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.apply import Made, Workshop, digest, versions
+from trimtab.errors import RecipeError, Refused, UnknownName
+from trimtab.maths.intervals import clopper_pearson, mean_interval
+from trimtab.meters import Meter, Probe
+from trimtab.race import Race, race
+from trimtab.recipe import available, bind, check_formats
+from trimtab.run.client import Worker, open_worker
+from trimtab.run.score import score_rows
+from trimtab.runtimes import Runtime
+from trimtab.values.figure import Axis, Figure
+from trimtab.values.model import Model
+from trimtab.values.task import Metric, Split, TaskView
+from trimtab.verify import Evidence
+
+Floats = NDArray[np.float64]
+Stop = Callable[[Floats], str]
+BLOCK_SECONDS = 0.12
+"""Time of one block of a noisy figure."""
+QUICK_BLOCKS, FINAL_BLOCKS = 5, 15
+"""Blocks for a candidate of the search, and for the winner, timed afresh."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Every cost figure that some meter gives."""
+
+    meters: Mapping[str, Meter]
+    axes: Mapping[str, Axis]
+    owners: Mapping[str, str]
+    """Figure name -> meter name."""
+
+    def figure(self, name: str) -> str:
+        """Return the figure that a meter's or a figure's name means; raises UnknownName."""
+        if name in self.axes:
+            return name
+        if name in self.meters and self.meters[name].figures:
+            return next(iter(self.meters[name].figures))
+        raise UnknownName("figure", name, {*self.axes, *(n for n, meter in self.meters.items() if meter.figures)})
+
+
+@cache
+def axes() -> Axes:
+    """Read the meters' registry."""
+    kinds, _ = available("meters")
+    meters: dict[str, Meter] = {name: kind() for name, kind in kinds.items()}
+    owners = {figure: name for name, meter in meters.items() for figure in meter.figures}
+    found = {figure: meters[name].figures[figure] for figure, name in owners.items()}
+    return Axes(meters, found, owners)
+
+
+def native_runtimes(model: Model, workshop: Workshop) -> list[Runtime]:
+    """Return the settings of the runtime in which a model of this format comes; raises Refused where there is none."""
+    kinds, reasons = available("runtimes")
+    native = [kind for kind in kinds.values() if model.format in kind.native]  # type: ignore[attr-defined]
+    if not native:
+        hint = f" ({'; '.join(reasons.values())})" if reasons else ""
+        raise Refused(f"no runtime here serves the format {model.format!r}{hint}")
+    choices: list[Runtime] = [
+        choice
+        for kind in native
+        for choice in kind.choices(model.facts, workshop.machine)  # type: ignore[attr-defined]
+    ]
+    return choices
+
+
+def cheap_first() -> list[Meter]:
+    """Return the meters of costs, those that read once before those that load the worker with large batches."""
+    return sorted((meter for meter in axes().meters.values() if meter.figures), key=lambda meter: meter.repeats)
+
+
+def by_name(figures: Iterable[Figure]) -> dict[str, Figure]:
+    """Return the figures by their names."""
+    return {figure.name: figure for figure in figures}
+
+
+def gains(meter: Meter, base: Iterable[Figure], ours: Iterable[Figure], raced: Figure | None) -> dict[str, Figure]:
+    """Return how many times cheaper ours is for each figure; the raced one's interval comes from paired blocks."""
+    found = {}
+    for before, after in zip(base, ours, strict=True):
+        higher = meter.figures[before.name].better == "higher"
+        top, bottom = (after.value, before.value) if higher else (before.value, after.value)
+        if bottom > 0:
+            found[before.name] = Figure(before.name, top / bottom, "x", origin=after.origin)
+    if raced is not None and raced.name.removesuffix("_ratio") in found:
+        name = raced.name.removesuffix("_ratio")
+        numbers = (raced.value, raced.low, raced.high)
+        if meter.figures[name].better == "higher":
+            numbers = (1 / raced.value, raced.high and 1 / raced.high, raced.low and 1 / raced.low)
+        found[name] = Figure(name, numbers[0], "x", numbers[1], numbers[2], raced.n, found[name].origin)
+    return found
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Every cost of a model beside the base's."""
+
+    figures: Mapping[str, Figure]
+    base: Mapping[str, Figure]
+    ratios: Mapping[str, Figure]
+    """Base over model: how many times cheaper; for throughput the other way round."""
+    load: Mapping[str, float]
+
+
+def fastest_runtime(made: Made, choices: Sequence[Runtime], workshop: Workshop) -> Runtime:
+    """Race the settings of the base's own runtime at batch 1 and return the fastest."""
+    if len(choices) == 1:
+        return choices[0]
+    bench = Bench(workshop, made, choices[0])
+    latency = axes().meters[axes().owners["latency_ms"]]
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(bench.worker(made, choice)) for choice in choices]
+        probes = [bench.probe(made, choice) for choice in choices]
+        found = race(list(zip(workers, probes, strict=True)), latency, QUICK_BLOCKS)
+    medians = [figures[0].value for figures in found.figures]
+    return choices[medians.index(min(medians))]
+
+
+@dataclass
+class Bench:
+    """Measures models on one task and machine, against one base."""
+
+    workshop: Workshop
+    base: Made
+    runtime: Runtime
+    """The base's."""
+    confidence: float = 0.95
+    memory_limit_mb: float = 0.0
+    call_seconds: float = 120.0
+    """Time limit of one call to a worker."""
+    view: TaskView = field(init=False)
+    base_figures: dict[str, Figure] = field(default_factory=dict)
+    _base_worker: Worker | None = None
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def __post_init__(self) -> None:
+        self.view = self.workshop.view
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+        self._base_worker = None
+
+    @property
+    def test_size(self) -> int:
+        """How many examples the sealed split has."""
+        return len(self.workshop.task.split("test"))
+
+    def unseal(self) -> None:
+        """Let this bench score the test split; whoever calls this counts the opening."""
+        self.view = TaskView(self.workshop.task, frozenset({"train", "validation", "test"}))
+
+    def worker(self, made: Made, runtime: Runtime) -> contextlib.AbstractContextManager[Worker]:
+        """Load a model in a worker of its own; raises Refused where the runtime cannot take it."""
+        if made.model.format not in runtime.formats:
+            raise RecipeError(
+                f"{runtime.name()} serves {', '.join(sorted(runtime.formats))}, not {made.model.format!r}"
+            )
+        reason = runtime.refuses(made.model, self.workshop.machine)
+        if reason:
+            raise Refused(f"{runtime.name()}: {reason}")
+        return open_worker(made.folder, runtime, self.workshop.machine, self.memory_limit_mb, self.call_seconds)
+
+    @property
+    def base_worker(self) -> Worker:
+        """The base's worker, started when first asked for."""
+        if self._base_worker is None:
+            self._base_worker = self._stack.enter_context(self.worker(self.base, self.runtime))
+        return self._base_worker
+
+    def rows(
+        self, made: Made, worker: Worker | None, runtime: Runtime, split: Split, stop: Stop | None = None
+    ) -> tuple[Floats, str]:
+        """Return the score rows of a split, and the sentence of `stop` where it ended the scoring early.
+
+        Complete rows are kept in the store under the model, the runtime, its libraries and the split.
+        """
+        key = digest("rows", made.key, str(runtime), versions(runtime.libraries), self.workshop.task.fingerprint(split))
+        found = self.workshop.store.get(key)
+        if found:
+            return np.load(found / "rows.npy", allow_pickle=False), ""
+        with contextlib.ExitStack() as stack:
+            session = worker or stack.enter_context(self.worker(made, runtime))
+            rows, reason = score_rows(session, self.view, split, stop)
+        if not reason:
+            self.workshop.store.make(key, lambda folder: np.save(folder / "rows.npy", rows))
+        return rows, reason
+
+    def base_rows(self, split: Split) -> Floats:
+        """Return the base's score rows."""
+        return self.rows(self.base, None, self.runtime, split)[0]
+
+    def evidence(self, rows: Floats, split: Split) -> Evidence:
+        """Put rows beside the base's."""
+        return Evidence(self.workshop.task, tuple(self.view.split(split)), self.base_rows(split), rows)
+
+    def quality(self, rows: Floats, split: Split) -> dict[str, Figure]:
+        """Return every metric of the task as a figure, with an interval where one is exact."""
+        base = self.base_rows(split)
+        conditions = {"split": split, "confidence": self.confidence}
+        return {
+            metric.name: quality_figure(metric, np.hstack([rows, base]) if metric.paired else rows, conditions)
+            for metric in self.workshop.task.metrics
+        }
+
+    def read_base(self) -> dict[str, Figure]:
+        """Return every figure of the base: quality on validation, and all costs."""
+        figures = self.quality(self.base_rows("validation"), "validation")
+        worker = self.base_worker
+        for meter in cheap_first():
+            if meter.repeats:
+                found = race([(worker, self.probe(self.base, self.runtime))], meter, QUICK_BLOCKS).figures[0]
+            else:
+                found = meter.read(worker, self.probe(self.base, self.runtime)).figures
+            figures |= by_name(found)
+        worker.pause()
+        return figures
+
+    def costs(self, made: Made, runtime: Runtime, worker: Worker, wanted: Collection[str]) -> dict[str, Figure]:
+        """Return the noisy cost figures that are wanted, raced briefly against the base, and all the others."""
+        figures: dict[str, Figure] = {}
+        for meter in cheap_first():
+            if not meter.repeats:
+                figures |= by_name(meter.read(worker, self.probe(made, runtime)).figures)
+            elif set(wanted) & set(meter.figures):
+                figures |= by_name(self._race(meter, made, runtime, worker, QUICK_BLOCKS).figures[1])
+        self.base_worker.pause()
+        return figures
+
+    def against_base(self, made: Made, runtime: Runtime, worker: Worker) -> Costs:
+        """Return every cost figure of a model and of the base, in alternating blocks, and how many times cheaper."""
+        ours: dict[str, Figure] = {}
+        base: dict[str, Figure] = {}
+        ratios: dict[str, Figure] = {}
+        load: dict[str, float] = {}
+        for meter in cheap_first():
+            if meter.repeats:
+                found = self._race(meter, made, runtime, worker, FINAL_BLOCKS)
+                theirs, mine, load = found.figures[0], found.figures[1], dict(found.conditions)
+                ratio = found.ratios[0] if found.ratios else None
+            else:
+                theirs = meter.read(self.base_worker, self.probe(self.base, self.runtime)).figures
+                mine, ratio = meter.read(worker, self.probe(made, runtime)).figures, None
+            base |= by_name(theirs)
+            ours |= by_name(mine)
+            ratios |= gains(meter, theirs, mine, ratio)
+        self.base_worker.pause()
+        return Costs(ours, base, ratios, load)
+
+    def _race(self, meter: Meter, made: Made, runtime: Runtime, worker: Worker, blocks: int) -> Race:
+        seconds = BLOCK_SECONDS
+        base = (self.base_worker, self.probe(self.base, self.runtime, seconds))
+        return race([base, (worker, self.probe(made, runtime, seconds))], meter, blocks)
+
+    def probe(self, made: Made, runtime: Runtime, seconds: float = BLOCK_SECONDS) -> Probe:
+        """Say what a meter is to measure on."""
+        return Probe(
+            self.view,
+            "validation",
+            made.model,
+            self.workshop.machine,
+            seconds=seconds,
+            confidence=self.confidence,
+            threads=runtime.threads,
+        )
+
+
+def quality_figure(metric: Metric, rows: Floats, conditions: Mapping[str, Any]) -> Figure:
+    """Return a metric of score rows as a figure: exact interval for shares, Student's for means, none for sets."""
+    value = float(metric.reduce(rows, np.ones((1, len(rows))))[0])
+    values, low, high = metric.values(rows), None, None
+    if values is not None and metric.binary:
+        low, high = clopper_pearson(int(values.sum()), len(values), conditions["confidence"])
+    elif values is not None and np.isfinite(values).all() and len(values) > 1:
+        _, low, high = mean_interval(values, conditions["confidence"])
+    return Figure(metric.name, value, metric.unit, low, high, len(rows), conditions=conditions)
+
+
+def choose_runtime(made: Made, workshop: Workshop) -> Runtime:
+    """Return the runtime that the model's text names, or the fastest setting of its format's own."""
+    return made.runtime or fastest_runtime(made, native_runtimes(made.model, workshop), workshop)
+
+
+def measure(model: str, recipe: str, workshop: Workshop) -> dict[str, Any]:
+    """Apply a recipe and read every figure of the result beside the base's, on validation data.
+
+    The runtime is the recipe's; without one, the fastest setting of the result's own format.
+    """
+    bound = bind(recipe)
+    base = workshop.open(model)
+    check_formats(bound, base.model.format)
+    made = workshop.apply(base, bound.passes, base)
+    runtime = bound.runtime or choose_runtime(made, workshop)
+    with Bench(workshop, base, choose_runtime(base, workshop)) as bench, bench.worker(made, runtime) as worker:
+        rows, _ = bench.rows(made, worker, runtime, "validation")
+        costs = bench.against_base(made, runtime, worker)
+        ours = {**bench.quality(rows, "validation"), **costs.figures}
+        theirs = {**bench.quality(bench.base_rows("validation"), "validation"), **costs.base}
+    return {
+        "recipe": f"{bound.recipe}" if bound.runtime else f"{bound.recipe} @ {runtime}".strip(),
+        "model": model,
+        "base_runtime": str(bench.runtime),
+        "figures": {name: figure.to_json() for name, figure in ours.items()},
+        "base": {name: figure.to_json() for name, figure in theirs.items()},
+        "ratios": {name: figure.to_json() for name, figure in costs.ratios.items()},
+        "notes": dict(made.model.notes),
+        "load": dict(costs.load),
+    }

@@ -1,0 +1,42 @@
+"""Latency: how long one call takes, as its median and its 90th percentile, on real inputs of the split.
+
+Higher percentiles are left out: a block has too few calls to bound them. Intervals are free of any distribution,
+but calls of one block are not independent, so `trimtab.race` replaces them by intervals over blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from trimtab.maths.intervals import quantile_interval
+from trimtab.meters import Meter, Probe, Reading, Remote
+from trimtab.run.timing import BATCHES, call_seconds, known
+from trimtab.values.figure import Axis, Figure
+
+QUANTILES = {"latency_ms": 0.5, "latency_p90_ms": 0.9}
+
+
+class Latency(Meter):
+    """Times whole calls inside the worker, cycling over several batches of the split."""
+
+    figures: ClassVar[Mapping[str, Axis]] = {name: Axis("ms") for name in QUANTILES}
+    repeats = True
+
+    def read(self, session: Remote, probe: Probe) -> Reading:
+        """Time for about `probe.seconds`; samples are milliseconds a call."""
+        batches = [batch.inputs for batch in probe.view.batches(probe.split, probe.batch, probe.batch * BATCHES)]
+        samples = 1e3 * call_seconds(session, batches, probe.seconds)
+        shapes = {name: list(array.shape) for name, array in batches[0].items()}
+        conditions = {
+            "batch": probe.batch,
+            "shapes": shapes,
+            "threads": probe.threads,
+            "split": probe.split,
+            "confidence": probe.confidence,
+        }
+        figures = []
+        for name, quantile in QUANTILES.items():
+            value, low, high = quantile_interval(samples, quantile, probe.confidence)
+            figures.append(Figure(name, value, "ms", known(low), known(high), len(samples), conditions=conditions))
+        return Reading(tuple(figures), samples=samples)

@@ -1,0 +1,226 @@
+"""The verb `pack`: a bundle is a folder of data that serves the model and says what was proved of it.
+
+    bundle.json      signature, labels, preprocessing, recipe, promise, verdict, figures, machine, versions, hashes
+    bundle.sha256    the hash of bundle.json
+    README.md        how to run it, with and without trimtab
+    model/           model.json and one folder for each part
+
+Every file's sha256 is in `bundle.json`; a changed byte, an extra file or a link is refused when the bundle is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.apply import Made, digest, gather, versions
+from trimtab.errors import CorruptFile, DataError
+from trimtab.machines import here
+from trimtab.recipe import bind_runtime
+from trimtab.run.frontend import prepare
+from trimtab.run.program import drive
+from trimtab.runtimes import Runtime
+from trimtab.values.model import Model
+from trimtab.values.session import Session
+from trimtab.values.store import file_hash, files_of, seal, sync, writing
+
+BUNDLE_FILE = "bundle.json"
+HASH_FILE = "bundle.sha256"
+
+
+def pack(made: Made, runtime: Runtime, out: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the bundle to `out`, replacing what is there in one rename; return what `bundle.json` says.
+
+    `about` is JSON: recipe, promise, verdict, figures, machine, seed, command and whatever else belongs to the claim.
+    """
+    making = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with writing(out.parent):
+            (making / "model").mkdir(parents=True)
+            model = gather(made.model, making / "model")
+            model.save(making / "model")
+            files = seal(making / "model")
+            (making / "model" / "manifest.json").unlink()
+            hashes = {f"model/{name}": value for name, value in files.items()}
+            data = describe(model, runtime, hashes) | dict(about)
+            (making / "README.md").write_text(readme(data, model))
+            data["files"]["README.md"] = file_hash(making / "README.md")
+            text = json.dumps(data, indent=1, sort_keys=True)
+            (making / BUNDLE_FILE).write_text(text)
+            (making / HASH_FILE).write_text(file_hash(making / BUNDLE_FILE))
+            for path in files_of(making):
+                sync(path)
+            _replace(making, out)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return data
+
+
+def describe(model: Model, runtime: Runtime, files: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a bundle says of itself, before what was proved of it."""
+    parts = {name: part.to_json(part.path.parent) for name, part in model.parts.items()}
+    return {
+        "bundle_version": 1,
+        "artefact": digest(sorted(files.items())),
+        "files": dict(files),
+        "runtime": str(runtime),
+        "signatures": {name: part["signature"] for name, part in parts.items()},
+        "labels": model.frontend.get("labels", []),
+        "preprocessing": model.frontend.get("steps", []),
+        "lineage": list(model.lineage),
+        "versions": versions(runtime.libraries),
+    }
+
+
+def _replace(new: Path, out: Path) -> None:
+    """Put the folder `new` in the place of `out`; a kill in between leaves the old bundle under a dotted name."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    sync(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@dataclass
+class Bundle:
+    """A loaded bundle: `predict(inputs)` prepares raw inputs as the task did, and answers."""
+
+    about: Mapping[str, Any]
+    model: Model
+    session: Session
+    folder: Path
+
+    def predict(self, inputs: Mapping[str, Any] | Any) -> dict[str, NDArray[Any]]:
+        """Answer a batch: arrays by input name, or one array where the model has one input.
+
+        Every array has the batch axis in front. The answer has the model's outputs by name and, for a classifier with
+        labels, `label`: the name of the best class of each row.
+        """
+        named = inputs if isinstance(inputs, Mapping) else {self._only_input(): inputs}
+        outputs = drive(self.model, self.session, prepare(self.model.frontend, named))
+        labels = self.model.frontend.get("labels", [])
+        scores = outputs.get("output")
+        if labels and scores is not None and scores.ndim == 2 and scores.shape[1] == len(labels):
+            outputs["label"] = np.asarray(labels)[scores.argmax(axis=1)]
+        return outputs
+
+    @property
+    def verdict(self) -> str:
+        """What was proved, if it was proved for these library versions and this kind of CPU."""
+        proved = str(self.about.get("verdict"))
+        changed = self.changes()
+        return f"{proved}, not verified here: {'; '.join(changed)}" if changed else proved
+
+    def changes(self) -> list[str]:
+        """Return how this process differs from the one that the verdict belongs to."""
+        then, now = self.about["versions"], versions(tuple(self.about["versions"]))
+        changes = [f"{name} is {now.get(name)}, was {then[name]}" for name in then if then[name] != now.get(name)]
+        isa = self.about.get("machine", {}).get("isa")
+        if isa is not None and sorted(isa) != sorted(here().isa):
+            changes.append("the CPU has other instruction sets")
+        return changes
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        close = getattr(self.session, "close", None)
+        if close is not None:
+            close()
+
+    def _only_input(self) -> str:
+        names = [spec.name for spec in self.model.main.signature.inputs]
+        if len(names) != 1:
+            raise DataError(f"this model takes {', '.join(names)}: give a dict of arrays by these names")
+        return names[0]
+
+
+def load(path: str | Path) -> Bundle:
+    """Open a bundle for serving in this process.
+
+    Raises:
+        CorruptFile: it is no bundle, or a byte of it has changed.
+    """
+    folder = Path(path).resolve()
+    about = check(folder)
+    model = Model.open(folder / "model")
+    runtime = bind_runtime(about["runtime"])
+    return Bundle(about, model, runtime.load(model, here()), folder)
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """Compare every file with the bundle's hashes and return `bundle.json`; raises CorruptFile if one differs."""
+    try:
+        expected = (folder / HASH_FILE).read_text().strip()
+        text = (folder / BUNDLE_FILE).read_bytes()
+        about: dict[str, Any] = json.loads(text)
+        hashes = dict(about["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptFile(f"{folder} is not a bundle: {error}") from error
+    if file_hash(folder / BUNDLE_FILE) != expected:
+        raise CorruptFile(f"{folder / BUNDLE_FILE} has changed since it was packed; get the bundle again")
+    found = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
+    }
+    for name in sorted(found ^ {*hashes, BUNDLE_FILE, HASH_FILE}):
+        raise CorruptFile(f"{folder / name} is {'missing' if name in hashes else 'no part of the bundle'}")
+    for name, wanted in hashes.items():
+        if (folder / name).is_symlink() or file_hash(folder / name) != wanted:
+            raise CorruptFile(f"{folder / name} has changed since it was packed; get the bundle again")
+    return about
+
+
+def readme(data: Mapping[str, Any], model: Model) -> str:
+    """Return the bundle's README: what was proved, and how to run it with and without trimtab."""
+    return f"""# {data.get("recipe", data["runtime"])}
+
+{data.get("sentence", data.get("verdict", "not verified"))}
+
+With trimtab, which checks every file and prepares raw inputs:
+
+    import trimtab
+    answer = trimtab.load(".").predict({{{_inputs(model)}}})
+
+Without it, on inputs that are prepared already (see `preprocessing` in bundle.json):
+
+{_snippet(model)}
+Made by: `{data.get("command", "")}`
+"""
+
+
+def _inputs(model: Model) -> str:
+    return ", ".join(f'"{spec.name}": {spec.name}' for spec in model.main.signature.inputs)
+
+
+def _snippet(model: Model) -> str:
+    if model.format != "onnx" or len(model.parts) > 1:
+        return "    (no short way: this model needs trimtab's driver, or its own code)\n"
+    specs = model.main.signature.inputs
+    zeros = [
+        f'    "{s.name}": np.zeros({tuple(1 if isinstance(d, str) else d for d in s.shape)}, "{s.dtype}"),'
+        for s in specs
+    ]
+    name = next(iter(model.parts))
+    lines = [
+        "import numpy as np",
+        "import onnxruntime",
+        f'session = onnxruntime.InferenceSession("model/{name}/model.onnx", providers=["CPUExecutionProvider"])',
+        "inputs = {",
+        *zeros,
+        "}",
+        "print(session.run(None, inputs)[0])",
+    ]
+    return "".join(f"    {line}\n" for line in lines)

@@ -1,0 +1,125 @@
+"""Races workers against each other in alternating blocks, because noise on a shared machine drifts.
+
+Each contestant is measured for a short block while the others are stopped (SIGSTOP), A B A B ..., after a round
+that warms up and is thrown away. Blocks of one round meet the same weather, so contestants are compared as the ratio
+of paired blocks; where its interval holds 1, the noise exceeds the effect and nothing is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from trimtab.machines import load_now
+from trimtab.maths.intervals import median_interval, ratio_interval
+from trimtab.meters import Meter, Probe, Reading, Remote
+from trimtab.run.timing import known
+from trimtab.values.figure import Figure
+
+BLOCKS = 10
+
+
+class Racer(Remote, Protocol):
+    """A worker that can be stopped."""
+
+    def pause(self) -> None:
+        """Stop taking processor time."""
+        ...
+
+    def resume(self) -> None:
+        """Go on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Race:
+    """What a race found; everything is in the order of the contestants."""
+
+    figures: tuple[tuple[Figure, ...], ...]
+    """Each contestant's figures: the median over blocks, with its interval over blocks."""
+    ratios: tuple[Figure, ...]
+    """First contestant / each of the others, by the meter's first figure: above 1, the other one's is smaller."""
+    conditions: Mapping[str, float] = field(default_factory=dict)
+    """`blocks`, `load_average` and `steal_share` during the race."""
+
+    @property
+    def decided(self) -> tuple[bool, ...]:
+        """For each ratio, whether its interval leaves out 1; otherwise the race did not tell them apart."""
+        return tuple(_differs(ratio) for ratio in self.ratios)
+
+
+def race(contestants: Sequence[tuple[Racer, Probe]], meter: Meter, blocks: int = BLOCKS) -> Race:
+    """Read `meter` on each contestant in turn, `blocks` times; a block lasts about its probe's `seconds`.
+
+    Raises:
+        ValueError: fewer than one contestant or two blocks.
+        SessionError: a worker failed; every other one is left running.
+    """
+    if not contestants or blocks < 2:
+        raise ValueError(f"{len(contestants)} contestants and {blocks} blocks; a race takes 1 or more, and 2 or more")
+    try:
+        _round(contestants, meter)
+        before = load_now()
+        rounds = [_round(contestants, meter) for _ in range(blocks)]
+        now = load_now(before)
+    finally:
+        for session, _ in contestants:
+            session.resume()
+    weather = {"blocks": float(blocks), "load_average": now["load_average"], "steal_share": now["steal_share"]}
+    figures = tuple(
+        _combine([readings[place] for readings in rounds], probe.confidence, weather)
+        for place, (_, probe) in enumerate(contestants)
+    )
+    return Race(figures, _ratios(rounds, contestants[0][1].confidence, weather), weather)
+
+
+def _round(contestants: Sequence[tuple[Racer, Probe]], meter: Meter) -> list[Reading]:
+    readings = []
+    for running, probe in contestants:
+        for session, _ in contestants:
+            if session is not running:
+                session.pause()
+        running.resume()
+        readings.append(meter.read(running, probe))
+    return readings
+
+
+def _combine(readings: Sequence[Reading], confidence: float, weather: Mapping[str, float]) -> tuple[Figure, ...]:
+    """One figure for each that the meter reads: over blocks, since calls within a block are not independent."""
+    combined = []
+    for same in zip(*(reading.figures for reading in readings), strict=True):
+        value, low, high = median_interval([figure.value for figure in same], confidence)
+        conditions = {**same[0].conditions, **weather, "confidence": confidence}
+        calls = sum(figure.n or 1 for figure in same)
+        combined.append(
+            Figure(
+                same[0].name,
+                value,
+                same[0].unit,
+                low=known(low),
+                high=known(high),
+                n=len(same),
+                origin=same[0].origin,
+                conditions=conditions | {"calls": calls},
+            )
+        )
+    return tuple(combined)
+
+
+def _ratios(rounds: Sequence[list[Reading]], confidence: float, weather: Mapping[str, float]) -> tuple[Figure, ...]:
+    """Ratio of the first contestant to each other one, by blocks of the same round."""
+    if not all(reading.figures for readings in rounds for reading in readings):
+        return ()
+    values = [[reading.figures[0].value for reading in readings] for readings in zip(*rounds, strict=True)]
+    name = rounds[0][0].figures[0].name
+    ratios = []
+    for other in values[1:]:
+        ratio, low, high = ratio_interval(values[0], other, confidence)
+        conditions = {**weather, "confidence": confidence}
+        ratios.append(Figure(f"{name}_ratio", ratio, "1", low, high, n=len(other), conditions=conditions))
+    return tuple(ratios)
+
+
+def _differs(ratio: Figure) -> bool:
+    return ratio.low is not None and ratio.high is not None and (ratio.low > 1 or ratio.high < 1)

@@ -1,0 +1,227 @@
+"""The result document: what `--json` prints, `result.json` keeps and both faces of the report show."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trimtab import __version__
+from trimtab.apply import LIBRARIES, versions
+from trimtab.recipe import available
+from trimtab.search import Search, Trial
+from trimtab.values.figure import Figure
+from trimtab.values.registry import KINDS
+from trimtab.values.task import SPLITS
+from trimtab.verify import Evidence, Judgement, overall
+
+if TYPE_CHECKING:
+    from trimtab.trimmer import Request
+
+FLIPS_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A trial that was taken to the sealed test, and for the winner its figures timed afresh."""
+
+    trial: Trial
+    judgements: tuple[Judgement, ...]
+    evidence: Evidence
+    openings: int = 1
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    base_figures: Mapping[str, Figure] = field(default_factory=dict)
+    ratios: Mapping[str, Figure] = field(default_factory=dict)
+    """Base over winner for each cost: how many times cheaper."""
+    load: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that the result document is made of."""
+
+    request: Request
+    search: Search
+    tested: list[Tested]
+    winner: Tested | None
+    interrupted: bool
+
+    @property
+    def verdict(self) -> str:
+        """PASS, UNDECIDED, INFEASIBLE, or BASE where nothing cheaper was found that could be tested at all."""
+        if self.winner is not None:
+            return "PASS"
+        if self.tested:
+            return "UNDECIDED" if overall(self.tested[0].judgements) == "UNDECIDED" else "INFEASIBLE"
+        return "BASE" if not self._failing() else "INFEASIBLE"
+
+    def document(self, out: Path, elapsed: float, seconds: Mapping[str, float]) -> dict[str, Any]:
+        """Return the document as JSON."""
+        search, winner = self.search, self.winner
+        shown = winner or (self.tested[0] if self.tested else None)
+        base = winner.base_figures if winner else search.bench.base_figures
+        return {
+            "verdict": self.verdict,
+            "sentence": self.sentence(),
+            "recipe": winner.trial.candidate.name if winner else "",
+            "model": self.request.model,
+            "task": self.request.task,
+            "promise": list(self.request.promises),
+            "confidence": self.request.confidence,
+            "objective": search.aim.objective,
+            "limits": list(self.request.limits),
+            "base": _map(base),
+            "base_runtime": str(search.bench.runtime),
+            "chosen": _map(winner.figures) if winner else {},
+            "ratios": _map(winner.ratios) if winner else {},
+            "candidates": self.candidates(),
+            "promises": [judgement.to_json() for judgement in shown.judgements] if shown else [],
+            "flips": self.flips(shown) if shown else {},
+            "empty_cells": self.empty_cells(),
+            "conditions": self.conditions(),
+            "interrupted": self.interrupted,
+            "times": _times(elapsed, seconds),
+            "run": str(out),
+            "bundle": str(out / "bundle") if winner else "",
+            "command": self.request.command(str(out)),
+        }
+
+    def sentence(self) -> str:
+        """Say the verdict so that a reader needs nothing else."""
+        sure = f"{self.request.confidence:.0%}"
+        promise = " and ".join(self.request.promises)
+        if self.winner is not None:
+            gains = ", ".join(self._gains(self.winner))
+            tried = len(self.search.trials)
+            return f"Certified at {sure}: {promise}. The cheapest found of {tried} candidates is {gains}."
+        if self.verdict == "UNDECIDED":
+            more = max((j.more_examples or 0 for j in self.tested[0].judgements), default=0)
+            hint = f"; about {more} more test examples would decide" if more else ""
+            return f"Undecided at {sure}: the test split is too small to prove {promise}{hint}."
+        if self.verdict == "BASE":
+            return f"Nothing found is cheaper than the base in {self.search.aim.objective}: keep the base."
+        return f"No candidate cheaper than the base keeps {promise}. {self._why_not()}"
+
+    def candidates(self) -> list[dict[str, Any]]:
+        """Return every candidate: those measured, and how many were left untried."""
+        tested = {found.trial.candidate.name: found for found in self.tested}
+        walk = {trial.candidate.name for trial in self.search.walk_order()}
+        lines = []
+        for trial in self.search.trials:
+            found = tested.get(trial.candidate.name)
+            lines.append(
+                {
+                    "recipe": trial.candidate.name,
+                    "status": self._status(trial, found, walk),
+                    "reason": self._reason(trial, found),
+                    "predicted": _map(trial.predicted),
+                    "figures": _map(trial.figures),
+                    "test": {j.promise: j.to_json() for j in found.judgements} if found else {},
+                    "chance": trial.chance,
+                    "seconds": round(trial.seconds, 2),
+                }
+            )
+        untried = {"status": "not tried", "reason": "no gain expected in the time left"}
+        return lines + [{"recipe": candidate.name, **untried} for candidate in self.search.waiting]
+
+    def flips(self, found: Tested) -> dict[str, Any]:
+        """Return how many answers changed on the test split, and the first of them by example."""
+        metric = next((m for m in self.search.workshop.task.metrics if m.binary and not m.paired), None)
+        if metric is None:
+            return {}
+        lost, won = found.evidence.flips(metric)
+        labels = self.search.workshop.task.labels
+        shown = [_flip(found.evidence, int(i), labels) for i in [*lost, *won][:FLIPS_SHOWN]]
+        return {"metric": metric.name, "right_to_wrong": len(lost), "wrong_to_right": len(won), "examples": shown}
+
+    def empty_cells(self) -> list[dict[str, str]]:
+        """Return what could not be tried or read here, and why."""
+        missing = [
+            {"what": f"{kind}/{name}", "reason": reason}
+            for kind in KINDS
+            for name, reason in available(kind)[1].items()
+        ]
+        failed = [
+            {"what": trial.candidate.name, "reason": f"{trial.status}: {trial.reason}"}
+            for trial in self.search.trials
+            if trial.status in ("refused", "failed", "fault")
+        ]
+        return missing + failed + [{"what": "store", "reason": text} for text in self.search.workshop.store.warnings]
+
+    def conditions(self) -> dict[str, Any]:
+        """Return what else must be known to repeat or to doubt the figures."""
+        task, workshop = self.search.workshop.task, self.search.workshop
+        splits = {name: {"n": len(task.split(name)), "sha256": task.fingerprint(name)} for name in SPLITS}
+        return {
+            "machine": workshop.machine.to_json(),
+            "versions": {"trimtab": __version__, "python": platform.python_version(), **versions(LIBRARIES)},
+            "seed": self.request.seed,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "load": dict(self.winner.load) if self.winner else {"load1": os.getloadavg()[0]},
+            "test_openings": self.tested[0].openings if self.tested else 0,
+            "splits": splits,
+            "task": dict(task.describe()),
+        }
+
+    def _gains(self, winner: Tested) -> list[str]:
+        objective = self.search.aim.objective
+        first = [objective, *(name for name in ("latency_ms", "size_mb") if name != objective)]
+        words = {"latency_ms": "faster", "size_mb": "smaller"}
+        found = [(name, winner.ratios[name].value) for name in first if name in winner.ratios]
+        return [f"{ratio:.1f}x {words.get(name, 'cheaper in ' + name)}" for name, ratio in found]
+
+    def _failing(self) -> list[Trial]:
+        """Measured or dropped candidates that were cheaper than the base but not likely enough to pass."""
+        base = self.search.aim.cost(self.search.bench.base_figures[self.search.aim.objective].value)
+        dropped = [trial for trial in self.search.trials if trial.status == "dropped"]
+        cheaper = [trial for trial in self.search.trials if trial.figures and self.search.cost(trial) < base]
+        return [*cheaper, *dropped]
+
+    def _why_not(self) -> str:
+        if self.tested:
+            worst = min(self.tested[0].judgements, key=lambda j: j.verdict == "PASS")
+            return f"The best, {self.tested[0].trial.candidate.name}, fails {worst.promise} on the test split."
+        best = max(self._failing(), key=lambda trial: trial.chance)
+        why = best.reason or f"on validation its chance to pass is {best.chance:.0%}"
+        return f"The best failing one is {best.candidate.name}: {why}."
+
+    def _status(self, trial: Trial, found: Tested | None, walk: set[str]) -> str:
+        if self.winner is not None and trial is self.winner.trial:
+            return "certified"
+        if found is not None:
+            return "passed" if overall(found.judgements) == "PASS" else "not certified"
+        if trial.status == "measured":
+            return "frontier" if trial.candidate.name in walk else "dominated"
+        return "failed" if trial.status == "fault" else trial.status
+
+    def _reason(self, trial: Trial, found: Tested | None) -> str:
+        if found is not None and overall(found.judgements) != "PASS":
+            worst = next(j for j in found.judgements if j.verdict != "PASS")
+            return f"{worst.verdict} on {worst.promise}"
+        if trial.status == "measured" and not trial.reason and found is None:
+            return f"chance to pass {trial.chance:.0%}"
+        return trial.reason
+
+
+def _map(figures: Mapping[str, Figure]) -> dict[str, Any]:
+    return {name: {k: v for k, v in figure.to_json().items() if k != "name"} for name, figure in figures.items()}
+
+
+def _flip(evidence: Evidence, index: int, labels: tuple[str, ...]) -> dict[str, Any]:
+    example = evidence.examples[index]
+
+    def answer(rows: Any) -> str:
+        number = int(rows[index][1])
+        return labels[number] if labels and 0 <= number < len(labels) else str(number)
+
+    target = labels[int(example.target)] if labels else str(example.target)
+    return {"id": example.id, "target": target, "base": answer(evidence.base), "trimmed": answer(evidence.trimmed)}
+
+
+def _times(elapsed: float, seconds: Mapping[str, float]) -> dict[str, float]:
+    known = {f"{name}_s": round(value, 2) for name, value in seconds.items()}
+    return {"total_s": round(elapsed, 2), **known, "other_s": round(elapsed - sum(seconds.values()), 2)}

@@ -1,0 +1,237 @@
+"""What an ONNX graph costs, read off the graph: parameters, multiply-accumulates for one example, layers, bits.
+
+Sizes come from onnx's own shape inference on a copy whose symbolic sizes are set to those of one example and whose
+large weights are replaced by their types, so that a graph of any size is counted in little memory.
+
+Multiply-accumulates, with |x| the number of elements of x:
+
+    convolution             |output| x |weight| / output channels
+    transposed convolution  |input| x |weight| / input channels
+    matrix product          |output| x inner size
+    LSTM, GRU, RNN          steps x batch x (|W| + |R|)
+    attention               heads x queries x keys x (key size + value size)
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TypeAlias
+
+import onnx
+
+from trimtab.values.facts import Facts
+
+Shape = tuple[int, ...]
+Graph: TypeAlias = onnx.GraphProto | onnx.FunctionProto
+SMALL = 1024
+"""Elements up to which a tensor may be a shape that inference has to read."""
+KINDS: Mapping[str, str] = {
+    "Conv": "conv", "ConvTranspose": "conv", "ConvInteger": "conv", "QLinearConv": "conv",
+    "Gemm": "linear", "QGemm": "linear", "MatMulNBits": "linear",
+    "LSTM": "lstm", "DynamicQuantizeLSTM": "lstm", "GRU": "gru", "RNN": "rnn",
+    "Attention": "attention", "MultiHeadAttention": "attention",
+    "BatchNormalization": "norm", "LayerNormalization": "norm", "InstanceNormalization": "norm",
+    "GroupNormalization": "norm", "RMSNormalization": "norm", "SimplifiedLayerNormalization": "norm",
+}  # fmt: skip
+PRODUCTS = frozenset({"MatMul", "MatMulInteger", "QLinearMatMul"})
+QUANTIZED = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm"})
+PASSING = frozenset({"Dropout", "Cast", "Where", "IsNaN", "Identity", "QuantizeLinear", "DequantizeLinear"})
+"""What may stand between the softmax of an attention and its product with the values."""
+SCALED = frozenset({"QuantizeLinear", "DequantizeLinear"})
+BITS: Mapping[int, int] = {
+    onnx.TensorProto.FLOAT: 32, onnx.TensorProto.DOUBLE: 64, onnx.TensorProto.FLOAT16: 16,
+    onnx.TensorProto.BFLOAT16: 16, onnx.TensorProto.INT32: 32, onnx.TensorProto.INT16: 16,
+    onnx.TensorProto.UINT16: 16, onnx.TensorProto.INT8: 8, onnx.TensorProto.UINT8: 8,
+    onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4, onnx.TensorProto.FLOAT8E4M3FN: 8,
+    onnx.TensorProto.FLOAT8E5M2: 8,
+}  # fmt: skip
+"""Bits of the types that weights have; others (int64, bool, string) are shapes and tables."""
+
+
+def facts(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> Facts:
+    """Count one example's work; `sizes` gives symbolic sizes their value, those not named count as 1.
+
+    A loop's body counts once, and operators that shape inference does not know count as nothing.
+    """
+    graphs = list(graphs_of(model))
+    nodes = [node for graph in graphs for node in graph.node]
+    constants = _constants(graphs)
+    weights = [(math.prod(t.dims), BITS[t.data_type]) for t in _weights(graphs)]
+    total = sum(count for count, _ in weights)
+    quantized = any(n.op_type in QUANTIZED and n.input[0] not in constants for n in nodes)
+    return Facts(
+        format="onnx",
+        parameters=total,
+        operations=_operations(model, sizes or {}),
+        layers=dict(sorted(Counter(_kinds(nodes, constants)).items())),
+        weight_bits=sum(count * bits for count, bits in weights) / total if total else 32.0,
+        activation_bits=8.0 if quantized else 32.0,
+    )
+
+
+def graphs_of(model: onnx.ModelProto) -> Iterator[Graph]:
+    """Yield the main graph, the functions and every graph inside their nodes."""
+    pending: list[Graph] = [model.graph, *model.functions]
+    while pending:
+        graph = pending.pop()
+        yield graph
+        for attribute in (a for node in graph.node for a in node.attribute):
+            pending += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+
+
+def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor the model carries: initializers, sparse ones, and attributes of nodes, at any depth."""
+    for graph in graphs_of(model):
+        if isinstance(graph, onnx.GraphProto):
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+        for attribute in (a for node in graph.node for a in node.attribute):
+            yield from ([attribute.t] if attribute.HasField("t") else [])
+            yield from attribute.tensors
+            kept = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            for sparse in (*kept, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+
+
+def _constants(graphs: Iterable[Graph]) -> frozenset[str]:
+    """Names whose values no input reaches, a dequantized weight among them."""
+    known = {tensor.name for graph in graphs if isinstance(graph, onnx.GraphProto) for tensor in graph.initializer}
+    for graph in graphs:
+        for node in graph.node:
+            if node.op_type == "Constant" or (node.input and all(not i or i in known for i in node.input)):
+                known.update(node.output)
+    return frozenset(known)
+
+
+def _weights(graphs: Iterable[Graph]) -> Iterator[onnx.TensorProto]:
+    """Yield what was learnt: not shapes and tables, not scalars, not the scales and zero points of quantization."""
+    scales = {i for g in graphs for n in g.node if n.op_type in SCALED for i in n.input[1:]}
+    for graph in graphs:
+        named = [(t.name, t) for t in graph.initializer] if isinstance(graph, onnx.GraphProto) else []
+        fixed = [n for n in graph.node if n.op_type == "Constant" and n.attribute and n.attribute[0].HasField("t")]
+        for name, tensor in [*named, *((n.output[0], n.attribute[0].t) for n in fixed)]:
+            if tensor.dims and tensor.data_type in BITS and name not in scales:
+                yield tensor
+
+
+def _kinds(nodes: Iterable[onnx.NodeProto], constants: frozenset[str]) -> Iterator[str]:
+    probabilities: set[str] = set()
+    for node in nodes:
+        learnt = any(name in constants for name in node.input)
+        if node.op_type in KINDS:
+            yield KINDS[node.op_type]
+        elif node.op_type in PRODUCTS and _factors(node) & constants:
+            yield "linear"
+        elif node.op_type in PRODUCTS and _factors(node) & probabilities:
+            yield "attention"
+        elif node.op_type == "Gather" and learnt and node.input[0] in constants:
+            yield "embedding"
+        elif node.op_type == "Softmax" or (node.op_type in PASSING and set(node.input) & probabilities):
+            probabilities.update(node.output)
+
+
+def _factors(node: onnx.NodeProto) -> set[str]:
+    return {node.input[0], node.input[3 if node.op_type == "QLinearMatMul" else 1]}
+
+
+def _operations(model: onnx.ModelProto, sizes: Mapping[str, int]) -> int:
+    sized = _sized(model, sizes)
+    with suppress(onnx.shape_inference.InferenceError):
+        sized = onnx.shape_inference.infer_shapes(sized, data_prop=True)
+    graphs = [graph for graph in graphs_of(sized) if isinstance(graph, onnx.GraphProto)]
+    shapes = {value.name: _shape(value, sizes) for value in model.graph.value_info}
+    for graph in graphs:
+        shapes |= {v.name: _shape(v, sizes) for v in (*graph.value_info, *graph.input, *graph.output) if _known(v)}
+        shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    return sum(_work(node, shapes) for graph in graphs for node in graph.node)
+
+
+def _sized(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
+    """Copy the graph with one example's sizes, its large weights as typed inputs."""
+    graph = onnx.GraphProto(name="sized", node=model.graph.node, output=model.graph.output)
+    large = {t.name: t for t in model.graph.initializer if math.prod(t.dims) > SMALL}
+    graph.initializer.extend(t for t in model.graph.initializer if t.name not in large)
+    graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in large.values())
+    for value in model.graph.input:
+        if value.name not in large:
+            kind = value.type.tensor_type.elem_type
+            graph.input.append(onnx.helper.make_tensor_value_info(value.name, kind, _shape(value, sizes)))
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
+    sized = onnx.ModelProto(ir_version=model.ir_version, graph=graph, opset_import=model.opset_import)
+    sized.functions.extend(model.functions)
+    return onnx.inliner.inline_local_functions(sized) if model.functions else sized
+
+
+def _known(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.HasField("shape"))
+
+
+def _shape(value: onnx.ValueInfoProto, sizes: Mapping[str, int]) -> Shape:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") else sizes.get(dim.dim_param, 1) for dim in dims)
+
+
+def _work(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
+    """Count the multiply-accumulates of a node; 0 where a shape it needs is unknown."""
+    count = WORK.get(node.op_type)
+    try:
+        return count(node, [shapes.get(i, ()) for i in node.input], shapes.get(node.output[0], ())) if count else 0
+    except (IndexError, ZeroDivisionError):
+        return 0
+
+
+def _convolution(node: onnx.NodeProto, inputs: list[Shape], output: Shape) -> int:
+    weight = inputs[3 if node.op_type == "QLinearConv" else 1]
+    return math.prod(output) * math.prod(weight) // weight[0] if output else 0
+
+
+def _transposed(node: onnx.NodeProto, inputs: list[Shape], output: Shape) -> int:
+    return math.prod(inputs[0]) * math.prod(inputs[1]) // inputs[1][0]
+
+
+def _gemm(node: onnx.NodeProto, inputs: list[Shape], output: Shape) -> int:
+    transposed = any(a.name == "transA" and a.i for a in node.attribute)
+    other = inputs[3 if node.op_type == "QGemm" else 1]
+    return math.prod(inputs[0]) * math.prod(other) // inputs[0][0 if transposed else 1]
+
+
+def _product(node: onnx.NodeProto, inputs: list[Shape], output: Shape) -> int:
+    return math.prod(output) * inputs[0][-1] if output else 0
+
+
+def _nbits(node: onnx.NodeProto, inputs: list[Shape], output: Shape) -> int:
+    return math.prod(inputs[0]) * int(next(a.i for a in node.attribute if a.name == "N"))
+
+
+def _recurrent(node: onnx.NodeProto, inputs: list[Shape], output: Shape) -> int:
+    return inputs[0][0] * inputs[0][1] * (math.prod(inputs[1]) + math.prod(inputs[2]))
+
+
+def _attention(node: onnx.NodeProto, inputs: list[Shape], output: Shape) -> int:
+    """Standard operator of opset 23, its query [batch, heads, queries, size]."""
+    query, key, value = inputs[:3]
+    return math.prod(query[:3]) * key[2] * (query[3] + value[3])
+
+
+def _einsum(node: onnx.NodeProto, inputs: list[Shape], output: Shape) -> int:
+    equation = next(a.s.decode() for a in node.attribute if a.name == "equation").replace(" ", "")
+    letters = equation.partition("->")[0].split(",")
+    sizes = {
+        mark: size
+        for word, shape in zip(letters, inputs, strict=False)
+        for mark, size in zip(word, shape, strict=False)
+    }
+    return math.prod(sizes.values()) if len(inputs) > 1 else 0
+
+
+WORK: Mapping[str, Callable[[onnx.NodeProto, list[Shape], Shape], int]] = {
+    "Conv": _convolution, "ConvInteger": _convolution, "QLinearConv": _convolution, "ConvTranspose": _transposed,
+    "Gemm": _gemm, "QGemm": _gemm, "MatMul": _product, "MatMulInteger": _product, "QLinearMatMul": _product,
+    "MatMulNBits": _nbits, "LSTM": _recurrent, "GRU": _recurrent, "RNN": _recurrent,
+    "DynamicQuantizeLSTM": _recurrent, "Attention": _attention, "Einsum": _einsum,
+}  # fmt: skip

@@ -1,0 +1,204 @@
+"""The driver of programs: turns parts that run once into answers, so that every runtime only has to run a part.
+
+Decoding loops, recurrent state, key-value caches, cascades and early exits live here once, in numpy, whatever
+runtime holds the parts. Which of them a model needs is data: its `Program` and each part's `Signature`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.errors import DataError
+from trimtab.values.model import Cascade, Greedy, Model, Scan, Signature, Single, TensorSpec
+from trimtab.values.session import Session
+
+Values = Mapping[str, NDArray[Any]]
+Outputs = dict[str, NDArray[Any]]
+
+
+def drive(model: Model, session: Session, inputs: Values) -> Outputs:
+    """Run the model's whole program on a batch; arrays have the batch axis in front.
+
+    Single gives the part's outputs. Scan stacks outputs along axis 1 and adds the last state. Greedy gives `tokens`
+    int64[B, L], `lengths` int64[B] (with the stop token) and `log_probability` float32[B, L] of the tokens chosen;
+    after its stop a row holds stop tokens of log-probability 0. Cascade gives its output and `stage` int64[B], the
+    stage that answered each row. A part whose batch axis is fixed runs in pieces of that size.
+
+    Raises:
+        DataError: an input is missing or has a shape that the part does not take.
+    """
+    program = model.program
+    entry = _entry(program)
+    size = _fixed_batch(model.parts[entry].signature)
+    rows = len(next(iter(inputs.values())))
+    if size in (None, rows):
+        return _drive(model, session, inputs)
+    return _in_pieces(model, session, inputs, size or rows)
+
+
+def _drive(model: Model, session: Session, inputs: Values) -> Outputs:
+    program = model.program
+    if isinstance(program, Single):
+        return _call(model, session, program.part, inputs)
+    if isinstance(program, Scan):
+        return _scan(program, model, session, inputs)
+    if isinstance(program, Greedy):
+        return _greedy(program, model, session, inputs)
+    return _cascade(program, model, session, inputs)
+
+
+def _call(model: Model, session: Session, part: str, values: Values) -> Outputs:
+    """Run one part on those of the values that it takes; state that is not among them starts as zeros."""
+    signature = model.parts[part].signature
+    fed = set(signature.state.values())
+    plain = {spec.name: _fit(part, spec, values) for spec in signature.inputs if spec.name not in fed}
+    sizes = _sizes(signature, plain)
+    state = {
+        spec.name: _fit(part, spec, values) if spec.name in values else _zeros(spec, sizes)
+        for spec in signature.inputs
+        if spec.name in fed
+    }
+    return session.run({**plain, **state}, part)
+
+
+def _fit(part: str, spec: TensorSpec, values: Values) -> NDArray[Any]:
+    if spec.name not in values:
+        raise DataError(f"part {part!r} takes {spec.name}; it got {', '.join(sorted(values)) or 'nothing'}")
+    array = np.asarray(values[spec.name], dtype=spec.dtype)
+    fixed = [(want, got) for want, got in zip(spec.shape, array.shape, strict=False) if isinstance(want, int)]
+    if array.ndim != len(spec.shape) or any(want != got for want, got in fixed):
+        raise DataError(f"part {part!r} takes {spec.name} {list(spec.shape)}; it got {list(array.shape)}")
+    return array
+
+
+def _sizes(signature: Signature, values: Values) -> dict[str, int]:
+    """What the names in the shapes stand for, read off the inputs at hand."""
+    return {
+        name: size
+        for spec in signature.inputs
+        if spec.name in values
+        for name, size in zip(spec.shape, values[spec.name].shape, strict=True)
+        if isinstance(name, str)
+    }
+
+
+def _zeros(spec: TensorSpec, sizes: Mapping[str, int]) -> NDArray[Any]:
+    """The first state: a size that no input tells is 0, as the past of a key-value cache is at the start."""
+    shape = [sizes.get(size, 0) if isinstance(size, str) else size for size in spec.shape]
+    return np.zeros(shape, dtype=spec.dtype)
+
+
+def _scan(program: Scan, model: Model, session: Session, inputs: Values) -> Outputs:
+    signature = model.parts[program.part].signature
+    windows = {name: _windows(signature, name, inputs) for name in program.over}
+    counts = {len(steps) for steps in windows.values()}
+    if len(counts) != 1:
+        raise DataError(f"{', '.join(program.over)} have {sorted(counts)} steps; a scan takes as many of each")
+    values, gathered = dict(inputs), []
+    for step in range(counts.pop()):
+        values |= {name: steps[step] for name, steps in windows.items()}
+        outputs = _call(model, session, program.part, values)
+        values |= {signature.state[name]: outputs.pop(name) for name in signature.state}
+        gathered.append(outputs)
+    stacked = {name: np.stack([outputs[name] for outputs in gathered], axis=1) for name in gathered[0]}
+    return stacked | {output: values[name] for output, name in signature.state.items()}
+
+
+def _windows(signature: Signature, name: str, inputs: Values) -> list[NDArray[Any]]:
+    """Cut an input along axis 1: into single steps, or where the part keeps that axis, into pieces of its size."""
+    spec = next((spec for spec in signature.inputs if spec.name == name), None)
+    if spec is None or name not in inputs or inputs[name].ndim < 2 or not inputs[name].shape[1]:
+        raise DataError(f"a scan over {name!r} takes an input of that name with steps along axis 1")
+    array = inputs[name]
+    if len(spec.shape) == array.ndim - 1:
+        return [array[:, step] for step in range(array.shape[1])]
+    width = spec.shape[1] if isinstance(spec.shape[1], int) else 1
+    if array.shape[1] % width:
+        raise DataError(f"{name} has {array.shape[1]} steps; the part takes pieces of {width}: pad it to a multiple")
+    return [array[:, start : start + width] for start in range(0, array.shape[1], width)]
+
+
+def _greedy(program: Greedy, model: Model, session: Session, inputs: Values) -> Outputs:
+    values = dict(inputs)
+    if program.encoder is not None:
+        values |= _call(model, session, program.encoder, inputs)
+    signature = model.parts[program.decoder].signature
+    rows = len(next(iter(inputs.values())))
+    column = next((len(spec.shape) for spec in signature.inputs if spec.name == program.token), 1)
+    token = np.full(rows, program.start, dtype=np.int64)
+    done = np.zeros(rows, dtype=bool)
+    tokens: list[NDArray[np.int64]] = []
+    chances: list[NDArray[np.float64]] = []
+    lengths = np.zeros(rows, dtype=np.int64)
+    while len(tokens) < program.max_length and not done.all():
+        values[program.token] = token[:, None] if column == 2 else token
+        outputs = _call(model, session, program.decoder, values)
+        values |= {name: outputs[output] for output, name in signature.state.items()}
+        logits = outputs[program.logits].reshape(rows, -1, outputs[program.logits].shape[-1])[:, -1]
+        token = np.where(done, program.stop, logits.argmax(axis=1))
+        chances.append(np.where(done, 0.0, _log_top(logits)))
+        lengths += ~done
+        done |= token == program.stop
+        tokens.append(token)
+    return {
+        "tokens": np.stack(tokens, axis=1) if tokens else np.zeros((rows, 0), np.int64),
+        "lengths": lengths,
+        "log_probability": np.stack(chances, axis=1).astype(np.float32) if chances else np.zeros((rows, 0), np.float32),
+    }
+
+
+def _log_top(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Log of the highest softmax probability of each row of logits[B, K]."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(-np.log(np.exp(shifted).sum(axis=1)))
+
+
+def _cascade(program: Cascade, model: Model, session: Session, inputs: Values) -> Outputs:
+    if len(program.thresholds) != len(program.stages) - 1:
+        raise DataError(
+            f"{len(program.stages)} stages take {len(program.stages) - 1} thresholds, one for each but last"
+        )
+    rows = len(next(iter(inputs.values())))
+    asking, values = np.arange(rows), dict(inputs)
+    answer: NDArray[Any] | None = None
+    stage = np.zeros(rows, dtype=np.int64)
+    for number, part in enumerate(program.stages):
+        outputs = _call(model, session, part, values)
+        logits = outputs[program.output]
+        answer = np.empty((rows, *logits.shape[1:]), logits.dtype) if answer is None else answer
+        answer[asking], stage[asking] = logits, number
+        if number == len(program.thresholds):
+            break
+        unsure = np.exp(_log_top(logits)) < program.thresholds[number]
+        asking = asking[unsure]
+        if not len(asking):
+            break
+        values = {name: array[unsure] for name, array in (values | outputs).items()}
+    return {program.output: np.asarray(answer), "stage": stage}
+
+
+def _entry(program: object) -> str:
+    if isinstance(program, Greedy):
+        return program.encoder or program.decoder
+    return program.stages[0] if isinstance(program, Cascade) else str(getattr(program, "part", "main"))
+
+
+def _fixed_batch(signature: Signature) -> int | None:
+    fed = set(signature.state.values())
+    sizes = {spec.shape[0] for spec in signature.inputs if spec.shape and spec.name not in fed}
+    fixed = [size for size in sizes if isinstance(size, int)]
+    return fixed[0] if len(fixed) == len(sizes) == 1 else None
+
+
+def _in_pieces(model: Model, session: Session, inputs: Values, size: int) -> Outputs:
+    """Run a part that takes exactly `size` rows; the last piece is filled up by repeating its last row."""
+    rows = len(next(iter(inputs.values())))
+    gathered: list[Outputs] = []
+    for start in range(0, rows, size):
+        index = np.minimum(np.arange(start, start + size), rows - 1)
+        gathered.append(_drive(model, session, {name: array[index] for name, array in inputs.items()}))
+    return {name: np.concatenate([outputs[name] for outputs in gathered])[:rows] for name in gathered[0]}

@@ -1,0 +1,50 @@
+"""How fast a runtime is expected to be before anything is run: a roofline with two constants measured per runtime.
+
+    seconds = max(operations / (efficiency x peak), bytes / bandwidth) + call + layers x layer
+
+The constants were fitted to a few small nets on one machine; a prediction ranks candidates, it promises nothing, and
+its error against the measurement is a figure of its own. Source of the roofline: `trimtab.maths.roofline`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trimtab.maths.roofline import roofline_s
+from trimtab.values.facts import Facts
+from trimtab.values.machine import Machine
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What sets one runtime apart from the machine's peak.
+
+    >>> machine = Machine("m", cores=2, peak_gflops={"fp32": 200.0}, bandwidth_gbs=40.0)
+    >>> facts = Facts("onnx", 1_000_000, 10_000_000, {"linear": 4})
+    >>> speed = Speed(efficiency=0.5, call_us=10.0, layer_us=5.0)
+    >>> round(speed.latency_ms(facts, machine, threads=1), 2)
+    0.43
+    """
+
+    efficiency: float
+    """Share of the peak reached by dense layers."""
+    call_us: float
+    """Cost of a call whatever the net, in microseconds."""
+    layer_us: float
+    """Cost of each layer whatever its size, in microseconds."""
+
+    def latency_ms(self, facts: Facts, machine: Machine, threads: int) -> float:
+        """Return the expected milliseconds of one example; 0 where the machine's rates are not known."""
+        share = min(threads, machine.cores) / machine.cores
+        peak = _peak(facts, machine.peak_gflops) * 1e9 * share * self.efficiency
+        if not peak or not machine.bandwidth_gbs:
+            return 0.0
+        overhead = (self.call_us + self.layer_us * sum(facts.layers.values())) / 1e6
+        bandwidth = machine.bandwidth_gbs * 1e9 * share
+        return 1e3 * roofline_s(2.0 * facts.operations, facts.size_mb * 1e6, peak, bandwidth, overhead)
+
+
+def _peak(facts: Facts, peaks: Mapping[str, float]) -> float:
+    whole = facts.weight_bits <= 8 and facts.activation_bits <= 8
+    return peaks.get("int8", peaks.get("fp32", 0.0)) if whole else peaks.get("fp32", 0.0)

@@ -1,0 +1,47 @@
+"""Times calls over several real batches, because one batch repeated is not what a model meets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+BATCHES = 8
+"""Real batches that a block of timing goes through."""
+
+
+def known(bound: float) -> float | None:
+    """Return a bound, or None where the sample could give none.
+
+    >>> known(1.5), known(float("inf"))
+    (1.5, None)
+    """
+    return bound if math.isfinite(bound) else None
+
+
+class Timed(Protocol):
+    """A session that times itself."""
+
+    def time(self, inputs: Mapping[str, NDArray[Any]], seconds: float) -> NDArray[np.float64]:
+        """Return the seconds of each call."""
+        ...
+
+
+def call_seconds(session: Timed, batches: Iterable[Mapping[str, NDArray[Any]]], seconds: float) -> NDArray[np.float64]:
+    """Return the seconds of each call; every batch gets an equal share of the time, until the time is over.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    gathered: list[NDArray[np.float64]] = []
+    listed = list(batches)
+    for inputs in listed:
+        gathered.append(session.time(inputs, seconds / len(listed)))
+        if sum(float(times.sum()) for times in gathered) >= seconds:
+            break
+    if not gathered:
+        raise ValueError("timing takes at least one batch; the split is empty")
+    return np.concatenate(gathered)

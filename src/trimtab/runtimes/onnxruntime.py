@@ -1,0 +1,76 @@
+"""ONNX Runtime on the processor: serves `onnx` parts; small, quick to start, and installed with trimtab."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from trimtab.run.speed import Speed
+from trimtab.runtimes import Runtime
+from trimtab.values.facts import Facts
+from trimtab.values.machine import Machine
+from trimtab.values.model import Model, Part
+from trimtab.values.session import Session
+
+if TYPE_CHECKING:
+    from trimtab.values.session import Arrays
+
+SPEED = Speed(efficiency=0.5, call_us=10.0, layer_us=5.0)
+LEVELS = {
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True)
+class OnnxRuntime(Runtime):
+    """Runs the graph in order on the processor: `onnxruntime(threads=1)`."""
+
+    level: str = "all"
+    """Graph optimization: none, basic, extended or all."""
+
+    formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
+    native: ClassVar[frozenset[str]] = frozenset({"onnx"})
+    native: ClassVar[frozenset[str]] = frozenset({"onnx"})
+    libraries: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.level not in LEVELS:
+            raise ValueError(f"level is one of {', '.join(LEVELS)}, got {self.level!r}")
+
+    def predict(self, facts: Facts, machine: Machine) -> dict[str, float]:
+        """Return the expected `latency_ms` at batch 1; the constants are explained in `trimtab.run.speed`."""
+        return {"latency_ms": SPEED.latency_ms(facts, machine, self.threads)}
+
+    def load(self, model: Model, machine: Machine) -> Session:
+        """Load every part's graph."""
+        return _Graphs({name: self._open(part) for name, part in model.parts.items()})
+
+    def _open(self, part: Part) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = LEVELS[self.level]
+        options.log_severity_level = ERRORS_ONLY
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        path = str(part.path / "model.onnx")
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+class _Graphs:
+    def __init__(self, graphs: Mapping[str, onnxruntime.InferenceSession]) -> None:
+        self.graphs = graphs
+        self.outputs = {name: [output.name for output in graph.get_outputs()] for name, graph in graphs.items()}
+
+    def run(self, inputs: Arrays, part: str = "main") -> dict[str, NDArray[Any]]:
+        names = self.outputs[part]
+        return dict(zip(names, self.graphs[part].run(names, dict(inputs)), strict=True))

@@ -1,0 +1,379 @@
+"""The search: which candidate next, what it gave, and which of those measured are worth taking to the sealed test.
+
+Each turn takes the candidate with the largest expected gain a second: the chance that it keeps the promise, times the
+expected improvement of the objective, over the time it is expected to need. Every finished candidate goes on the tab
+and is forced to disk before the next begins, so a killed search goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from statistics import NormalDist, fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.apply import Made, Workshop
+from trimtab.errors import CorruptFile, OutputError, SessionError, TrimtabError, WorkerDied
+from trimtab.maths.pareto import frontier
+from trimtab.maths.sequential import drop_process
+from trimtab.measure import Bench
+from trimtab.plan import Candidate, Predictor, improvement, normal_cdf
+from trimtab.values.figure import Figure
+from trimtab.values.promise import Limit, Promise
+from trimtab.values.tab import Tab
+from trimtab.verify import Judgement, judge
+
+Floats = NDArray[np.float64]
+Z95 = 1.645
+SLICE_SPREAD = 0.01
+"""Prior standard deviation of a slice's loss around the overall loss, as a share."""
+WORTH_TRYING = 0.02
+"""The search is over when no candidate's expected gain in log cost, times its chance, is above this."""
+WORTH_TESTING = 0.3
+"""Candidates less likely than this to pass are not taken to the sealed test."""
+GUESS_SECONDS = {"fit": 30.0, "structure": 3.0, "recover": 20.0, "export": 5.0, "precision": 3.0}
+"""Expected time of a pass, by stage, before one of its kind was seen."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What the search is after."""
+
+    promises: tuple[Promise, ...]
+    objective: str
+    """Name of the cost figure, lower or higher being better as its axis says."""
+    higher: bool
+    limits: tuple[Limit, ...]
+    confidence: float
+
+    def cost(self, value: float) -> float:
+        """Return the objective as a cost: positive, smaller is better."""
+        value = max(value, 1e-12)
+        return 1 / value if self.higher else value
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate with all that was learned of it."""
+
+    candidate: Candidate
+    status: str
+    """`measured`, `dropped` (hopeless early), `refused`, `failed`, or `fault` (passing: tried again when resumed)."""
+    reason: str = ""
+    predicted: Mapping[str, Figure] = field(default_factory=dict)
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    chance: float = 0.0
+    """Of passing the sealed test, judged from validation."""
+    seconds: float = 0.0
+    trained_seconds: float = 0.0
+    made: Made | None = None
+    judgements: tuple[Judgement, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record that goes on the tab."""
+        return {
+            "recipe": self.candidate.name,
+            "status": self.status,
+            "reason": self.reason,
+            "predicted": {name: figure.to_json() for name, figure in self.predicted.items()},
+            "figures": {name: figure.to_json() for name, figure in self.figures.items()},
+            "chance": self.chance,
+            "seconds": round(self.seconds, 3),
+            "trained_seconds": round(self.trained_seconds, 3),
+            "judgements": [judgement.to_json() for judgement in self.judgements],
+        }
+
+
+@dataclass
+class Search:
+    """One search, as far as it got."""
+
+    workshop: Workshop
+    bench: Bench
+    base: Made
+    aim: Aim
+    predictor: Predictor
+    tab: Tab
+    tell: Callable[[Search, str], None] = lambda search, doing: None
+    """Called whenever there is progress to show."""
+    waiting: list[Candidate] = field(default_factory=list)
+    first: list[Candidate] = field(default_factory=list)
+    """Recipes that the user asked to be tried, before all others."""
+    trials: list[Trial] = field(default_factory=list)
+    pass_seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def resume(self) -> None:
+        """Take over every finished trial that the tab records; passing faults are tried again."""
+        known = {candidate.name: candidate for candidate in (*self.first, *self.waiting)}
+        for record in self.tab.read().of("candidate"):
+            candidate = known.get(record["recipe"])
+            if candidate is None or record["status"] == "fault":
+                continue
+            trial = self._restore(candidate, record)
+            if trial is not None:
+                self._take(trial)
+
+    def run(self, deadline: float) -> None:
+        """Try candidates until the deadline (`time.monotonic()`), or until none promises a gain."""
+        while True:
+            candidate = self.next(deadline - time.monotonic())
+            if candidate is None:
+                return
+            self.tell(self, candidate.name)
+            self.workshop.deadline = deadline
+            trial = self.attempt(candidate)
+            self.tab.append("candidate", **trial.to_json())
+            self._take(trial)
+
+    def next(self, seconds_left: float) -> Candidate | None:
+        """Return the candidate with the largest expected gain a second that the time left allows, or None."""
+        if seconds_left <= 0:
+            return None
+        if self.first:
+            return self.first[0]
+        best = self.best_cost
+        scored = []
+        for candidate in self.waiting:
+            seconds = self.expected_seconds(candidate)
+            gain = self.expected_gain(candidate, best)
+            if seconds <= seconds_left and gain > WORTH_TRYING:
+                scored.append((gain / seconds, candidate))
+        return max(scored, key=lambda pair: pair[0])[1] if scored else None
+
+    @property
+    def best_cost(self) -> float:
+        """The cost of the cheapest trial that will likely pass; the base's before there is one."""
+        base = self.aim.cost(self.bench.base_figures[self.aim.objective].value)
+        costs = [self.cost(trial) for trial in self.eligible() if trial.chance > 0.5]
+        return min([base, *costs])
+
+    def cost(self, trial: Trial) -> float:
+        """Return a measured trial's objective as a cost."""
+        return self.aim.cost(trial.figures[self.aim.objective].value)
+
+    def eligible(self) -> list[Trial]:
+        """Return the measured trials within the limits."""
+        return [trial for trial in self.trials if trial.status == "measured" and not self.beyond(trial)]
+
+    def beyond(self, trial: Trial) -> list[Limit]:
+        """Return the limits that a trial's figures break; a missing figure breaks its limit."""
+        found = trial.figures
+        return [li for li in self.aim.limits if li.figure not in found or not li.kept(found[li.figure].value)]
+
+    def expected_gain(self, candidate: Candidate, best: float) -> float:
+        """Return chance of keeping the promise x expected fall of log cost below `best`."""
+        predicted = self.predictor.figures(candidate)
+        for limit in self.aim.limits:
+            if limit.figure in predicted and not limit.kept(predicted[limit.figure].value / 1.15):
+                return 0.0
+        loss, doubt = self.predictor.loss(candidate)
+        chance = normal_cdf((self.tolerance - loss) / doubt)
+        return chance * improvement(self._expected_cost(predicted), best)
+
+    def expected_seconds(self, candidate: Candidate) -> float:
+        """Return the time a trial is expected to need, shared prefixes in the store costing nothing."""
+        passes = candidate.bound.passes
+        done = self.workshop.peek(self.base, passes, self.base)
+        times = [self._pass_seconds(step.name(), step.stage) for step in passes[done:]]
+        measured = [trial.seconds for trial in self.trials if trial.status == "measured" and trial.trained_seconds == 0]
+        return sum(times) + (fmean(measured[-5:]) if measured else 5.0)
+
+    def attempt(self, candidate: Candidate) -> Trial:
+        """Make and measure one candidate; whatever goes wrong becomes its status and reason."""
+        start = time.monotonic()
+        trial = Trial(candidate, "fault", predicted=self.predictor.figures(candidate))
+        try:
+            made = self._make(candidate)
+            trial = replace(trial, made=made, trained_seconds=made.trained_seconds)
+            trial = self._measure(trial, made)
+        except OutputError:
+            raise
+        except (MemoryError, TimeoutError, SessionError, OSError) as error:
+            status = "failed" if isinstance(error, WorkerDied) else "fault"
+            trial = replace(trial, status=status, reason=one_line(error))
+        except TrimtabError as error:
+            trial = replace(trial, status="refused", reason=one_line(error))
+        except Exception as error:  # a library's own error in one candidate must not end the run
+            trial = replace(trial, status="failed", reason=f"{type(error).__name__}: {one_line(error)}")
+        return replace(trial, seconds=time.monotonic() - start)
+
+    def walk_order(self) -> list[Trial]:
+        """Return the trials to take to the sealed test, mild to bold: each cheaper, and less sure, than the last.
+
+        Source: Pareto Testing (arXiv 2210.07913, section 4): the order comes from validation data alone.
+        """
+        base = self.aim.cost(self.bench.base_figures[self.aim.objective].value)
+        likely = [t for t in self.eligible() if t.chance >= WORTH_TESTING and self.cost(t) < base]
+        if not likely:
+            return []
+        points = [[min(trial.chance, 0.99), math.log(self.cost(trial))] for trial in likely]
+        kept = [likely[index] for index in frontier(points, ["max", "min"])]
+        return thin(sorted(kept, key=lambda trial: -self.cost(trial)), self.cost)
+
+    @cached_property
+    def tolerance(self) -> float:
+        """The loss of quality that the tightest overall promise allows, as a share."""
+        margins = [abs(p.offset) if p.factor == 1 else abs(1 - p.factor) for p in self.aim.promises if p.factor]
+        return min(margins, default=0.02)
+
+    def _make(self, candidate: Candidate) -> Made:
+        made = self.base
+        for step in candidate.bound.passes:
+            before = made.seconds
+            made = self.workshop.apply(made, [step], self.base)
+            if made.seconds > before:
+                self.pass_seconds.setdefault(step.name(), []).append(made.seconds - before)
+        return made
+
+    def _measure(self, trial: Trial, made: Made) -> Trial:
+        runtime = trial.candidate.bound.runtime
+        if runtime is None:
+            raise CorruptFile(f"candidate {trial.candidate.name} names no runtime")
+        with self.bench.worker(made, runtime) as worker:
+            rows, hopeless = self.bench.rows(made, worker, runtime, "validation", stop=self._hopeless)
+            if hopeless:
+                return replace(trial, status="dropped", reason=hopeless)
+            judgements, chance = self._chance(rows)
+            costs = self.bench.costs(made, runtime, worker, self._wanted)
+            figures = self.bench.quality(rows, "validation") | costs
+        measured = replace(trial, status="measured", figures=figures, chance=chance, judgements=tuple(judgements))
+        beyond = self.beyond(measured)
+        return replace(measured, reason=f"beyond the limit {beyond[0]}") if beyond else measured
+
+    @property
+    def _wanted(self) -> set[str]:
+        return {self.aim.objective, "latency_ms", *(limit.figure for limit in self.aim.limits)}
+
+    def _hopeless(self, rows: Floats) -> str:
+        """Tell whether the rows so far already refute a promise: an e-process at or above 1 / alpha."""
+        alpha = 1 - self.aim.confidence
+        base = self.bench.base_rows("validation")[: len(rows)]
+        for promise in self.aim.promises:
+            metric = promise.check(self.workshop.task)
+            if not metric.binary or metric.paired or promise.factor != 1 or promise.slice:
+                continue
+            before, after = metric.values(base), metric.values(rows)
+            if before is None or after is None:
+                continue
+            sign = 1 if metric.better == "higher" else -1
+            if drop_process(sign * (before - after), abs(promise.offset)).max(initial=0.0) >= 1 / alpha:
+                return f"{promise} is refuted after {len(rows)} validation examples (e-value above {1 / alpha:.0f})"
+        return ""
+
+    def _chance(self, rows: Floats) -> tuple[list[Judgement], float]:
+        evidence = self.bench.evidence(rows, "validation")
+        judgements = judge(self.aim.promises, evidence, self.aim.confidence)
+        ratio = len(self.workshop.task.split("validation")) / max(1, self.bench.test_size)
+        return judgements, chance_of_passing(judgements, ratio, self.aim.confidence)
+
+    def _take(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        for queue in (self.first, self.waiting):
+            queue[:] = [candidate for candidate in queue if candidate.name != trial.candidate.name]
+        if trial.status == "measured":
+            self.predictor.learn(trial.candidate, trial.figures, self._loss(trial))
+
+    def _loss(self, trial: Trial) -> float | None:
+        losses = [
+            (1 if "<=" in j.promise else -1) * j.difference
+            for j in trial.judgements
+            if j.difference is not None and not j.slice
+        ]
+        return max(losses, default=None)
+
+    def _restore(self, candidate: Candidate, record: Mapping[str, Any]) -> Trial | None:
+        """Rebuild a trial from its record; None where its model or rows are gone from the store."""
+        figures = {name: Figure.from_json(figure) for name, figure in record["figures"].items()}
+        predicted = {name: Figure.from_json(figure) for name, figure in record["predicted"].items()}
+        made = None
+        if record["status"] == "measured":
+            if self.workshop.peek(self.base, candidate.bound.passes, self.base) < len(candidate.bound.passes):
+                return None
+            made = self.workshop.apply(self.base, candidate.bound.passes, self.base)
+        judgements = tuple(judgement_from_json(judgement) for judgement in record["judgements"])
+        return Trial(
+            candidate,
+            record["status"],
+            record["reason"],
+            predicted,
+            figures,
+            record["chance"],
+            record["seconds"],
+            record["trained_seconds"],
+            made,
+            judgements,
+        )
+
+    def _expected_cost(self, predicted: Mapping[str, Figure]) -> tuple[float, float]:
+        """Return (median, spread) of the objective's cost; figures that follow latency are scaled from the base's."""
+        latency = predicted["latency_ms"]
+        spread = math.log((latency.high or latency.value) / latency.value) / Z95
+        if self.aim.objective == "latency_ms":
+            return latency.value, max(spread, 0.05)
+        if self.aim.objective in predicted:
+            return max(predicted[self.aim.objective].value, 1e-12), 0.1
+        share = latency.value / self.bench.base_figures["latency_ms"].value
+        return self.aim.cost(self.bench.base_figures[self.aim.objective].value) * share, max(spread, 0.2)
+
+    def _pass_seconds(self, name: str, stage: str) -> float:
+        seen = self.pass_seconds.get(name)
+        return fmean(seen) if seen else GUESS_SECONDS[stage]
+
+
+def chance_of_passing(judgements: Sequence[Judgement], ratio: float, confidence: float) -> float:
+    """Return the chance that a test split `1 / ratio` times as large passes, from validation judgements.
+
+    The difference seen has standard error s, the one to come s x sqrt(ratio); a slice's difference is first drawn
+    towards the overall one. Slices are taken as independent, which errs on the careful side.
+    """
+    overall = {
+        j.promise.partition(" ")[0]: j.difference for j in judgements if not j.slice and j.difference is not None
+    }
+    chance = 1.0
+    for judgement in judgements:
+        centre = overall.get(judgement.promise.partition("[")[0]) if judgement.slice else None
+        chance *= _chance_of_one(judgement, centre, ratio, confidence)
+    return chance
+
+
+def _chance_of_one(judgement: Judgement, centre: float | None, ratio: float, confidence: float) -> float:
+    if not (math.isfinite(judgement.low) and math.isfinite(judgement.high)):
+        return 0.0
+    z = NormalDist().inv_cdf(confidence)
+    sign = 1 if ">=" in judgement.promise else -1
+    seen = judgement.difference if judgement.difference is not None else judgement.trimmed
+    error = max((judgement.high - judgement.low) / (2 * z), 1e-6)
+    doubt = error
+    if centre is not None:
+        trust = SLICE_SPREAD**2 / (SLICE_SPREAD**2 + error**2)
+        seen, doubt = trust * seen + (1 - trust) * centre, SLICE_SPREAD * math.sqrt(1 - trust)
+    later = error * math.sqrt(ratio)
+    room = sign * (seen - judgement.margin)
+    return normal_cdf((room - z * later) / math.hypot(doubt, later))
+
+
+def thin(trials: Sequence[Trial], cost: Callable[[Trial], float], step: float = 0.1, most: int = 6) -> list[Trial]:
+    """Keep trials, dear to cheap, that are each at least `step` cheaper than the last kept; always the last one."""
+    kept: list[Trial] = []
+    for trial in reversed(trials):
+        if not kept or cost(trial) > cost(kept[-1]) * (1 + step):
+            kept.append(trial)
+    return kept[:most][::-1]
+
+
+def judgement_from_json(data: Mapping[str, Any]) -> Judgement:
+    """Read what `Judgement.to_json` wrote; an interval's missing end is endless."""
+    ends = {"low": -math.inf, "high": math.inf}
+    values: dict[str, Any] = {k: ends[k] if v is None and k in ends else v for k, v in data.items()}
+    return Judgement(**values)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's first line, at most 300 characters."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0][:300]

@@ -1,0 +1,442 @@
+"""The verb `trim`: the cheapest model found that keeps the promise, certified, packed, with the tab.
+
+    base      open or train it, and find its best thread count
+    search    predicted candidates, measured in the order of their expected gain (`trimtab.search`)
+    verify    the likely ones, mild to bold, on the sealed test split, up to the first that fails (`trimtab.verify`)
+    finish    time the winner afresh against the base, pack it, write result.json and report.html
+
+Everything learned is on the tab before the next step begins, so the same command goes on where a killed run stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from trimtab import machines
+from trimtab.apply import Made, Workshop
+from trimtab.errors import CorruptFile, PromiseError, UsageError
+from trimtab.maths.intervals import never_seen_bound
+from trimtab.maths.pareto import fixed_sequence
+from trimtab.maths.power import smallest_decidable_margin
+from trimtab.measure import Bench, axes, choose_runtime
+from trimtab.pack import pack
+from trimtab.plan import Candidate, Predictor, candidates, expect
+from trimtab.recipe import Bound, bind, bind_runtime, check_formats
+from trimtab.result import Outcome, Tested
+from trimtab.runtimes import Runtime
+from trimtab.search import Aim, Search, Trial, one_line
+from trimtab.tasks import open_task
+from trimtab.values.figure import Figure
+from trimtab.values.promise import Limit, Promise
+from trimtab.values.store import Store, write_atomically
+from trimtab.values.tab import Tab
+from trimtab.values.task import Task
+from trimtab.verify import judge, overall, slice_values
+
+REQUEST_FILE, RESULT_FILE, BUNDLE = "run.json", "result.json", "bundle"
+RESERVE = 0.2
+"""Share of the time that is kept back for verification and the fresh timing."""
+LIKELY_DISCORDANCE = 0.02
+"""Share of examples on which a good trimmed model differs from its base, for saying what the data can decide."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; the run folder remembers it, and goes on only with the same one."""
+
+    model: str
+    task: str
+    promises: tuple[str, ...]
+    objective: str = "latency"
+    limits: tuple[str, ...] = ()
+    on: str = "here"
+    within_s: float = 600.0
+    tries: tuple[str, ...] = ()
+    train: bool = True
+    seed: int = 0
+    confidence: float = 0.95
+    memory_limit_mb: float = 0.0
+
+    def command(self, out: str) -> str:
+        """Return the command line that repeats the run."""
+        words = ["trimtab", "trim", self.model, self.task]
+        for flag, values in (("--promise", self.promises), ("--limit", self.limits), ("--try", self.tries)):
+            for value in values:
+                words += [flag, value]
+        words += ["--for", self.objective, "--on", self.on, "--within", f"{self.within_s:g}s", "--out", out]
+        words += ["--seed", str(self.seed), "--confidence", f"{self.confidence:g}"]
+        return shlex.join([*words, *([] if self.train else ["--no-train"])])
+
+
+@dataclass
+class Progress:
+    """What to tell while a run goes on; every method may be called often. This one stays silent."""
+
+    def doing(self, what: str, share: float | None = None) -> None:
+        """Say what is being done, and how much of it is done in [0, 1]."""
+
+    def searched(self, search: Search, seconds_left: float) -> None:
+        """Show how far the search is."""
+
+
+@dataclass
+class Run:
+    """One trim run, from request to result."""
+
+    request: Request
+    out: Path
+    task: Task
+    workshop: Workshop
+    tab: Tab
+    progress: Progress
+    started: float = field(default_factory=time.monotonic)
+    earlier_s: float = 0.0
+    """Seconds spent on this run by processes before this one."""
+    packed: Trial | None = None
+    """The trial whose bundle lies in the run folder so far."""
+    seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "measuring": 0.0})
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent on this run so far, earlier processes included."""
+        return self.earlier_s + time.monotonic() - self.started
+
+    @property
+    def deadline(self) -> float:
+        """The `time.monotonic()` at which the search ends, keeping back time to verify."""
+        return self.started + max(0.0, self.request.within_s * (1 - RESERVE) - self.earlier_s)
+
+    @contextlib.contextmanager
+    def timed(self, kind: str) -> Iterator[None]:
+        """Count the time of a block as `training` or `measuring`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[kind] += time.monotonic() - start
+
+
+def check_request(request: Request, task: Task | None = None) -> tuple[Task, Aim]:
+    """Check what can be checked before any work: names, directions, limits, recipes, what the data can decide."""
+    if not request.promises:
+        raise PromiseError("trim needs a promise, as in --promise 'accuracy >= base - 0.01'")
+    if not 0.5 < request.confidence < 1:
+        raise UsageError(f"confidence is between 0.5 and 1, got {request.confidence:g}; 0.95 is usual")
+    known = axes()
+    objective = known.figure(request.objective)
+    limits = tuple(Limit.parse(text) for text in request.limits)
+    for limit in limits:
+        known.figure(limit.figure)
+    for recipe in request.tries:
+        if bind(recipe).runtime is None:
+            raise UsageError(f"--try {recipe!r} names no runtime; add one, as in '{recipe} @ onnxruntime(threads=1)'")
+    promises = tuple(Promise.parse(text) for text in request.promises)
+    task = task or open_task(request.task)
+    for promise in promises:
+        promise.check(task)
+    higher = known.axes[objective].better == "higher"
+    aim = Aim(promises, objective, higher, limits, request.confidence)
+    never = [found["sentence"] for found in decidable(task, aim) if not found["possible"]]
+    if never:
+        raise PromiseError(never[0])
+    return task, aim
+
+
+def decidable(task: Task, aim: Aim) -> list[dict[str, Any]]:
+    """Say of each promise relative to the base whether the test split can decide it, and how tight it could be."""
+    examples = task.split("test")
+    counts = {"": len(examples)}
+    for group, values in slice_values(examples).items():
+        for value in values:
+            counts[f"{group}={value}"] = sum(example.slices.get(group) == value for example in examples)
+    return [
+        _decidable_one(one, counts[one.slice], aim.confidence)
+        for promise in aim.promises
+        for one in promise.expand(slice_values(examples))
+        if promise.check(task).binary and one.factor == 1
+    ]
+
+
+def _decidable_one(promise: Promise, n: int, confidence: float) -> dict[str, Any]:
+    alpha, margin = 1 - confidence, abs(promise.offset)
+    least = never_seen_bound(n, confidence)
+    likely = smallest_decidable_margin(n, LIKELY_DISCORDANCE, alpha)
+    possible = margin >= least
+    can = (
+        "can be decided"
+        if margin >= likely
+        else "can be decided only if few answers change"
+        if possible
+        else "never can"
+    )
+    needed = (
+        ""
+        if possible
+        else f"; even identical answers prove no less than {least:.4f}: use more examples or a wider margin"
+    )
+    return {
+        "promise": str(promise),
+        "n": n,
+        "margin": margin,
+        "smallest_margin": least,
+        "likely_margin": likely,
+        "possible": possible,
+        "sentence": f"{promise}: {can} with {n} test examples (about {likely:.4f} is provable){needed}",
+    }
+
+
+def trim(
+    request: Request,
+    out: Path,
+    progress: Progress | None = None,
+    store: Store | None = None,
+    task: Task | None = None,
+) -> dict[str, Any]:
+    """Run, or go on with, the search for the cheapest model that keeps the promise; return the result document.
+
+    Raises:
+        UsageError: something in the request cannot be right; nothing was written.
+        Busy: another process works in `out`.
+        OutputError: `out` cannot be written.
+    """
+    task, aim = check_request(request, task)
+    with Tab.open(out) as tab:
+        remember(request, out)
+        finished = out / RESULT_FILE
+        if finished.is_file():
+            return dict(json.loads(finished.read_text()))
+        workshop = Workshop(task, store or Store(), machines.load(request.on), request.seed)
+        workshop.threads = workshop.machine.cores
+        run = Run(request, out, task, workshop, tab, progress or Progress())
+        workshop.progress = run.progress.doing
+        run.earlier_s = sum(record["seconds"] for record in tab.read().of("candidate"))
+        search, order, interrupted = _search(run, aim)
+        return _finish(run, search, order, interrupted)
+
+
+def remember(request: Request, out: Path) -> None:
+    """Write the request into the run folder; raises UsageError where the folder belongs to another one."""
+    text = json.dumps(asdict(request), indent=1)
+    path = out / REQUEST_FILE
+    if not path.is_file():
+        write_atomically(path, text)
+        return
+    before, now = json.loads(path.read_text()), json.loads(text)
+    changed = [name for name in now if before.get(name) != now[name] and name != "within_s"]
+    if changed:
+        name = changed[0]
+        raise UsageError(
+            f"{out} holds a run with another {name} ({before.get(name)!r}, not {now[name]!r}); choose another --out"
+        )
+
+
+def _search(run: Run, aim: Aim) -> tuple[Search, list[Trial], bool]:
+    """Search until the time is over, nothing is left to gain, or Ctrl-C; return the walk to be verified."""
+    base = _base(run)
+    bench = Bench(run.workshop, base, _base_runtime(run, base), run.request.confidence, run.request.memory_limit_mb)
+    search = Search(run.workshop, bench, base, aim, Predictor(run.workshop.machine, base.model.facts), run.tab)
+    _measure_base(run, search)
+    machine = run.workshop.machine
+    search.waiting = list(candidates(base.model.facts, machine, run.request.train))
+    search.first = [expect(bind(recipe), base.model.facts, machine) for recipe in run.request.tries]
+    for candidate in search.first:
+        check_formats(candidate.bound, base.model.format)
+    search.resume()
+    frozen = run.tab.read().of("walk")
+    if frozen:
+        by_name = {trial.candidate.name: trial for trial in search.trials}
+        return search, [by_name[name] for name in frozen[-1]["order"] if name in by_name], False
+    interrupted = _try_candidates(run, search)
+    if not search.trials and not interrupted:
+        raise UsageError(
+            f"{run.request.within_s:g} s are too short for one candidate: the base alone took {run.elapsed:.0f} s; "
+            "give at least twice that with --within, and the same command goes on from here"
+        )
+    order = search.walk_order()
+    run.tab.append("walk", order=[trial.candidate.name for trial in order], interrupted=interrupted)
+    return search, order, interrupted
+
+
+def _base(run: Run) -> Made:
+    run.workshop.deadline = run.started + max(1.0, run.request.within_s - run.earlier_s)
+    try:
+        with run.timed("training"):
+            return run.workshop.open(run.request.model)
+    except TimeoutError as error:
+        raise UsageError(
+            f"{run.request.within_s:g} s are too short: the base was not ready ({one_line(error)}); "
+            "give more with --within, and the same command goes on from its checkpoint"
+        ) from error
+
+
+def _base_runtime(run: Run, base: Made) -> Runtime:
+    """Return the base's runtime, as the tab has it if this run goes on."""
+    known = run.tab.read().of("base")
+    if known:
+        return bind_runtime(known[-1]["runtime"])
+    run.progress.doing("finding the base's best thread count")
+    with run.timed("measuring"):
+        return choose_runtime(base, run.workshop)
+
+
+def _measure_base(run: Run, search: Search) -> None:
+    """Read the base's figures once; they are on the tab when the run goes on."""
+    bench = search.bench
+    known = run.tab.read().of("base")
+    if known:
+        bench.base_figures = {name: Figure.from_json(figure) for name, figure in known[-1]["figures"].items()}
+    else:
+        run.progress.doing("measuring the base")
+        with run.timed("measuring"):
+            bench.base_figures = bench.read_base()
+        figures = {name: figure.to_json() for name, figure in bench.base_figures.items()}
+        run.tab.append("base", recipe=run.request.model, runtime=str(bench.runtime), figures=figures)
+    search.predictor.learn(Candidate(Bound((), bench.runtime), search.base.model.facts), bench.base_figures, None)
+
+
+def _try_candidates(run: Run, search: Search) -> bool:
+    """Search; each new best is packed at once, unverified. Return whether Ctrl-C ended it."""
+
+    def tell(search: Search, doing: str) -> None:
+        run.progress.doing(doing)
+        run.progress.searched(search, run.deadline - time.monotonic())
+        _pack_best_so_far(run, search)
+
+    search.tell = tell
+    try:
+        with run.timed("measuring"):
+            search.run(run.deadline)
+    except KeyboardInterrupt:
+        run.progress.doing("interrupted: verifying and packing the best so far")
+        return True
+    finally:
+        trained = sum(trial.trained_seconds for trial in search.trials)
+        run.seconds["training"] += trained
+        run.seconds["measuring"] -= trained
+    return False
+
+
+def _pack_best_so_far(run: Run, search: Search) -> None:
+    likely = [trial for trial in search.eligible() if trial.chance > 0.5 and trial.made is not None]
+    if not likely:
+        return
+    best = min(likely, key=search.cost)
+    if best is not run.packed:
+        about = {
+            "verdict": "NOT VERIFIED",
+            "sentence": "The best so far of an unfinished search; nothing is proved yet.",
+        }
+        _pack(run, search, best, about)
+        run.packed = best
+
+
+def _pack(run: Run, search: Search, trial: Trial, about: Mapping[str, Any]) -> None:
+    runtime = trial.candidate.bound.runtime
+    if trial.made is None or runtime is None:
+        raise CorruptFile(f"{trial.candidate.name} has no model to pack")
+    claim = {
+        "recipe": trial.candidate.name,
+        "model": run.request.model,
+        "task": run.request.task,
+        "promise": list(run.request.promises),
+        "confidence": run.request.confidence,
+        "figures": {name: figure.to_json() for name, figure in trial.figures.items()},
+        "machine": run.workshop.machine.to_json(),
+        "seed": run.request.seed,
+        "command": run.request.command(str(run.out)),
+    }
+    pack(trial.made, runtime, run.out / BUNDLE, claim | dict(about))
+
+
+def _finish(run: Run, search: Search, order: list[Trial], interrupted: bool) -> dict[str, Any]:
+    """Verify the walk on the sealed split, time the winner afresh, pack it and write the result."""
+    with search.bench:
+        tested = _verify(run, search, order)
+        kept = fixed_sequence(overall(found.judgements) == "PASS" for found in tested)
+        winner = None if kept is None else _time_afresh(run, search, tested[kept])
+        outcome = Outcome(run.request, search, tested, winner, interrupted)
+        result = outcome.document(run.out, run.elapsed, run.seconds)
+    if winner is not None:
+        keys = ("verdict", "sentence", "promises", "conditions", "ratios")
+        final = replace(winner.trial, figures=winner.figures)
+        _pack(run, search, final, {key: result[key] for key in keys})
+    write_atomically(run.out / RESULT_FILE, json.dumps(result, indent=1, allow_nan=False))
+    run.tab.append("result", verdict=result["verdict"], recipe=result["recipe"])
+    return result
+
+
+def _verify(run: Run, search: Search, order: list[Trial]) -> list[Tested]:
+    """Test the walk in its frozen order up to the first that does not pass."""
+    tested: list[Tested] = []
+    if not order:
+        return tested
+    bench, task = search.bench, run.workshop.task
+    bench.unseal()
+    split = task.fingerprint("test")
+    known = run.tab.read().of("opening")
+    openings = known[-1]["count"] if known else run.workshop.store.count_opening(split, str(run.out))
+    if not known:
+        run.tab.append("opening", split=split, count=openings)
+    for trial in order:
+        run.progress.doing(f"verifying on the sealed test split: {trial.candidate.name}")
+        with run.timed("measuring"):
+            found = _test(search, trial)
+        tested.append(replace(found, openings=openings))
+        run.tab.append("test", recipe=trial.candidate.name, judgements=[j.to_json() for j in found.judgements])
+        if overall(found.judgements) != "PASS":
+            break
+    return tested
+
+
+def _test(search: Search, trial: Trial) -> Tested:
+    runtime = trial.candidate.bound.runtime
+    if trial.made is None or runtime is None:
+        raise CorruptFile(f"{trial.candidate.name} has no model to verify")
+    rows, _ = search.bench.rows(trial.made, None, runtime, "test")
+    evidence = search.bench.evidence(rows, "test")
+    judgements = judge(search.aim.promises, evidence, search.aim.confidence)
+    return Tested(trial, tuple(judgements), evidence)
+
+
+def _time_afresh(run: Run, search: Search, winner: Tested) -> Tested:
+    """Read every figure of the winner against the base again: the best of many timings flatters."""
+    run.progress.doing(f"timing the winner afresh: {winner.trial.candidate.name}")
+    runtime, made, bench = winner.trial.candidate.bound.runtime, winner.trial.made, search.bench
+    if made is None or runtime is None:
+        raise CorruptFile(f"{winner.trial.candidate.name} has no model to time")
+    rows = winner.evidence.trimmed
+    with run.timed("measuring"), bench.worker(made, runtime) as worker:
+        costs = bench.against_base(made, runtime, worker)
+    quality, base_quality = bench.quality(rows, "test"), bench.quality(winner.evidence.base, "test")
+    return replace(
+        winner,
+        figures={**quality, **costs.figures},
+        base_figures={**base_quality, **costs.base},
+        ratios=costs.ratios,
+        load=costs.load,
+    )
+
+
+def dry_run(request: Request, progress: Progress | None = None, store: Store | None = None) -> dict[str, Any]:
+    """Return what a run would try, with predictions, and whether the promise can be decided; only the base is made."""
+    task, aim = check_request(request)
+    workshop = Workshop(task, store or Store(), machines.load(request.on), request.seed)
+    workshop.threads = workshop.machine.cores
+    workshop.progress = (progress or Progress()).doing
+    base = workshop.open(request.model)
+    predictor = Predictor(workshop.machine, base.model.facts)
+    facts, machine = base.model.facts, workshop.machine
+    wanted = [expect(bind(recipe), facts, machine) for recipe in request.tries]
+    lines: list[dict[str, Any]] = []
+    for candidate in (*wanted, *candidates(facts, machine, request.train)):
+        predicted = {name: figure.to_json() for name, figure in predictor.figures(candidate).items()}
+        lines.append({"recipe": candidate.name, "predicted": predicted})
+    lines.sort(key=lambda line: line["predicted"]["latency_ms"]["value"])
+    return {"model": request.model, "task": request.task, "decidable": decidable(task, aim), "candidates": lines}

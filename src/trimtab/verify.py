@@ -1,0 +1,262 @@
+"""The verb `verify`: is the promise kept, broken, or not yet known? Decided on the sealed test split, and only there.
+
+One promise on one group of examples is one `Judgement`. A promise on every slice is kept if each slice's own test
+accepts: an intersection-union test, which needs no correction (Berger 1982, Technometrics 24:295). Several candidates
+are tested in an order frozen beforehand, from mild to bold, up to the first that fails: fixed-sequence testing
+(Learn then Test, arXiv 2110.01052, section 2.1), so the claim printed is the claim proved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from trimtab.errors import PromiseError
+from trimtab.maths.bootstrap import Resampling, bca
+from trimtab.maths.intervals import clopper_pearson
+from trimtab.maths.noninferiority import noninferior
+from trimtab.maths.power import examples_to_decide, examples_to_refute
+from trimtab.values.promise import Promise
+from trimtab.values.task import Example, Metric, Task
+
+Floats = NDArray[np.float64]
+Verdict = Literal["PASS", "FAIL", "UNDECIDED"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Score rows of both models on the same examples, in the same order."""
+
+    task: Task
+    examples: tuple[Example, ...]
+    base: Floats
+    """float[n, k]: the original's rows."""
+    trimmed: Floats
+    """float[n, k]: the trimmed model's rows."""
+
+    @cached_property
+    def clusters(self) -> NDArray[np.int64]:
+        """int[n]: the resampling unit of each example; an example without a cluster is its own."""
+        names = [example.cluster or f"\0{number}" for number, example in enumerate(self.examples)]
+        return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+    @cached_property
+    def slices(self) -> dict[str, set[str]]:
+        """Every group and the values found in it."""
+        return slice_values(self.examples)
+
+    def restrict(self, where: str) -> Evidence:
+        """Return the evidence of one slice, `class=3`; all of it where `where` is empty."""
+        if not where:
+            return self
+        group, _, value = where.partition("=")
+        chosen = [i for i, example in enumerate(self.examples) if example.slices.get(group) == value]
+        picked = tuple(self.examples[i] for i in chosen)
+        return Evidence(self.task, picked, self.base[chosen], self.trimmed[chosen])
+
+    def flips(self, metric: Metric) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the positions that went from right to wrong, and from wrong to right, of a binary metric."""
+        before, after = metric.values(self.base), metric.values(self.trimmed)
+        if before is None or after is None:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        return np.flatnonzero(before > after), np.flatnonzero(before < after)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the evidence says of one promise on one group of examples."""
+
+    promise: str
+    slice: str
+    verdict: Verdict
+    base: float | None
+    trimmed: float
+    difference: float | None
+    """Trimmed minus base (times the promise's factor), in the metric's unit; None for absolute promises."""
+    low: float
+    """Lower end of the difference's interval (of the metric's, where absolute) at 1 - 2 alpha, two-sided."""
+    high: float
+    margin: float
+    """The difference (or value) at which the promise is just kept."""
+    unit: str
+    n: int
+    method: str
+    p_value: float | None = None
+    more_examples: int | None = None
+    """How many more examples would decide, were the rates seen the true ones."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the judgement as a JSON object; an endless interval becomes null."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        return finite
+
+
+def slice_values(examples: Iterable[Example]) -> dict[str, set[str]]:
+    """Return every slice group of the examples and the values found in it."""
+    found: dict[str, set[str]] = {}
+    for example in examples:
+        for group, value in example.slices.items():
+            found.setdefault(group, set()).add(value)
+    return found
+
+
+def judge(promises: Iterable[Promise], evidence: Evidence, confidence: float) -> list[Judgement]:
+    """Judge each promise on each group that it names.
+
+    Raises:
+        PromiseError: a promise names no metric or slice of the task.
+    """
+    return [
+        _judge_one(one, one.check(evidence.task), evidence.restrict(one.slice), confidence)
+        for promise in promises
+        for one in promise.expand(evidence.slices)
+    ]
+
+
+def overall(judgements: Iterable[Judgement]) -> Verdict:
+    """Return PASS if all are, FAIL if one is broken, else UNDECIDED; without a judgement nothing is proved."""
+    verdicts = {judgement.verdict for judgement in judgements}
+    if "FAIL" in verdicts:
+        return "FAIL"
+    return "PASS" if verdicts == {"PASS"} else "UNDECIDED"
+
+
+def _judge_one(promise: Promise, metric: Metric, evidence: Evidence, confidence: float) -> Judgement:
+    if len(evidence.examples) == 0:
+        raise PromiseError(f"{promise} cannot be judged: no example of the split is in that slice")
+    independent = len(np.unique(evidence.clusters)) == len(evidence.examples)
+    if metric.binary and independent and promise.factor == 0:
+        return _judge_share(promise, metric, evidence, confidence)
+    if metric.binary and independent and promise.factor == 1:
+        return _judge_pairs(promise, metric, evidence, confidence)
+    return _judge_resampled(promise, metric, evidence, confidence)
+
+
+def _judge_share(promise: Promise, metric: Metric, evidence: Evidence, confidence: float) -> Judgement:
+    """One sample of right and wrong against an absolute bound: Clopper-Pearson."""
+    values = _values(metric, evidence)
+    n, hits = len(values), int(values.sum())
+    low, high = clopper_pearson(hits, n, 2 * confidence - 1)
+    bounds = (low, high) if promise.relation == ">=" else (-high, -low)
+    verdict = _decide(*bounds, promise.offset if promise.relation == ">=" else -promise.offset)
+    more = None if verdict != "UNDECIDED" else _more_for_share(hits / n, n, promise, confidence)
+    return _judgement(
+        promise,
+        metric,
+        verdict,
+        n=n,
+        trimmed=hits / n,
+        low=low,
+        high=high,
+        method="Clopper-Pearson 1934",
+        more_examples=more,
+    )
+
+
+def _judge_pairs(promise: Promise, metric: Metric, evidence: Evidence, confidence: float) -> Judgement:
+    """Right and wrong of both models on the same examples: Tango's score test."""
+    before, after = metric.values(evidence.base), metric.values(evidence.trimmed)
+    if before is None or after is None:
+        raise PromiseError(f"{metric.name} says it is binary but gives no value for each example")
+    sign = 1 if metric.better == "higher" else -1
+    lost, won = int((sign * (before - after) > 0).sum()), int((sign * (before - after) < 0).sum())
+    test = noninferior(lost, won, len(before), abs(promise.offset), 1 - confidence)
+    verdict: Verdict = "PASS" if test.accepted else "FAIL" if test.refuted else "UNDECIDED"
+    more = examples_to_decide(test) or examples_to_refute(test) if verdict == "UNDECIDED" else None
+    ends = sorted((-sign * test.low, -sign * test.high))
+    return _judgement(
+        promise,
+        metric,
+        verdict,
+        n=test.n,
+        base=float(before.mean()),
+        trimmed=float(after.mean()),
+        difference=-sign * test.difference,
+        low=ends[0],
+        high=ends[1],
+        method="Tango 1998, exact guard",
+        p_value=test.p_value,
+        more_examples=more,
+    )
+
+
+def _judge_resampled(promise: Promise, metric: Metric, evidence: Evidence, confidence: float) -> Judgement:
+    """Any other metric: BCa bootstrap of the difference, resampling clusters."""
+    width = evidence.base.shape[1]
+    rows = np.hstack([evidence.trimmed, evidence.base])
+
+    def difference(rows: Floats, weights: Floats) -> Floats:
+        trimmed = metric.reduce(rows if metric.paired else rows[:, :width], weights)
+        return trimmed - promise.factor * metric.reduce(rows[:, width:], weights) if promise.factor else trimmed
+
+    spread = bca(difference, rows, evidence.clusters, Resampling(2 * confidence - 1))
+    if spread.degenerate:
+        spread = spread.widened(1.0 if metric.unit == "share" else math.inf)
+    sign = 1 if promise.relation == ">=" else -1
+    low, high = sorted((sign * spread.low, sign * spread.high))
+    verdict = _decide(low, high, sign * promise.offset)
+    room = sign * (spread.value - promise.offset)
+    more = _more_for_spread(room, sign * spread.value - low, len(rows)) if verdict == "UNDECIDED" else None
+    whole = np.ones((1, len(rows)))
+    trimmed = float(metric.reduce(rows if metric.paired else evidence.trimmed, whole)[0])
+    base = float(metric.reduce(evidence.base, whole)[0]) if promise.factor else None
+    return _judgement(
+        promise,
+        metric,
+        verdict,
+        n=len(rows),
+        base=base,
+        trimmed=trimmed,
+        difference=spread.value if promise.factor else None,
+        low=spread.low,
+        high=spread.high,
+        method="BCa bootstrap, Efron 1987",
+        more_examples=more,
+    )
+
+
+def _decide(low: float, high: float, bound: float) -> Verdict:
+    return "PASS" if low >= bound else "FAIL" if high < bound else "UNDECIDED"
+
+
+def _judgement(promise: Promise, metric: Metric, verdict: Verdict, **numbers: Any) -> Judgement:
+    given = {"base": None, "difference": None, **numbers}
+    return Judgement(str(promise), promise.slice, verdict, margin=promise.offset, unit=metric.unit, **given)
+
+
+def _values(metric: Metric, evidence: Evidence) -> Floats:
+    rows = np.hstack([evidence.trimmed, evidence.base]) if metric.paired else evidence.trimmed
+    values = metric.values(rows)
+    if values is None:
+        raise PromiseError(f"{metric.name} says it is binary but gives no value for each example")
+    return values
+
+
+def _more_for_share(share: float, n: int, promise: Promise, confidence: float) -> int | None:
+    """Normal approximation of how many more examples decide; the rule of three where all were right."""
+    if share == promise.offset:
+        return None
+    needed = float(ndtri(confidence)) ** 2 * share * (1 - share) / (share - promise.offset) ** 2
+    unseen = math.log(1 - confidence) / math.log(promise.offset) if share == 1 and promise.offset > 0 else 0.0
+    return max(1, math.ceil(max(needed, unseen)) - n)
+
+
+def _more_for_spread(room: float, reach: float, n: int) -> int | None:
+    """The half-width shrinks as 1 / sqrt(n): how many more until it is below the room there is."""
+    if not math.isfinite(reach) or room == 0:
+        return None
+    return max(1, math.ceil(n * (reach / room) ** 2) - n)
+
+
+def quality_values(task: Task, rows: Floats, base: Floats) -> Mapping[str, float]:
+    """Return each metric's value on score rows [n, k], agreement against the base's rows."""
+    whole = np.ones((1, len(rows)))
+    both = np.hstack([rows, base])
+    return {metric.name: float(metric.reduce(both if metric.paired else rows, whole)[0]) for metric in task.metrics}

@@ -1,0 +1,190 @@
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from trimtab.errors import DataError
+from trimtab.meters import Probe, energy
+from trimtab.meters.cost import Cost
+from trimtab.meters.energy import Energy, modelled_w, power_counter
+from trimtab.meters.latency import Latency
+from trimtab.meters.memory import Memory
+from trimtab.meters.operations import Operations
+from trimtab.meters.quality import Quality
+from trimtab.meters.size import Size
+from trimtab.meters.throughput import Throughput
+from trimtab.run.client import open_worker
+from trimtab.runtimes.null import Null
+from trimtab.values.model import Model
+
+
+class Scripted:
+    """A session whose calls take times from a list; it remembers the batches that it was given."""
+
+    def __init__(self, seconds, pid=0, cpu_seconds=0.0):
+        self.seconds, self.pid, self.cpu_seconds, self.given = list(seconds), pid, cpu_seconds, []
+
+    def run(self, inputs):
+        self.given.append(inputs)
+        return {"output": inputs["features"][:, :3]}
+
+    def time(self, inputs, seconds):
+        self.given.append(inputs)
+        return np.array(self.seconds)
+
+    def usage(self):
+        used = {"peak_memory_mb": 90.0, "base_memory_mb": 60.0, "pid": float(self.pid)}
+        return used | {"cpu_seconds": self.cpu_seconds}
+
+
+@pytest.fixture
+def probe(toy_view, make_null, machine):
+    return Probe(toy_view, "validation", Model.open(make_null()), machine, batch=2, seconds=0.01)
+
+
+def test_meters_on_a_real_worker(make_null, machine, probe):
+    with open_worker(make_null(), Null(delay_ms=1), machine) as session:
+        quality = Quality().read(session, probe)
+        latency = Latency().read(session, probe)
+        throughput = Throughput().read(session, probe)
+        memory = Memory().read(session, probe)
+        used = Energy().read(session, probe)
+        cost = Cost().read(session, probe)
+    assert [(f.name, f.value, f.n) for f in quality.figures] == [("accuracy", 1.0, 100)]
+    assert latency.figures[0].value >= 1.0
+    assert 32 < throughput.figures[0].value < 32_000
+    assert memory.figures[0].value > memory.figures[1].value
+    assert used.figures[0].origin == cost.figures[0].origin == "modelled"
+    assert used.figures[0].value > 0
+    assert cost.figures[0].value > 0
+
+
+def test_quality_keeps_rows_in_the_order_of_the_split(probe):
+    wrong = np.roll(np.arange(3), 1)
+
+    class Mistaken(Scripted):
+        def run(self, inputs):
+            answer = super().run(inputs)["output"]
+            return {"output": np.where(np.arange(len(answer))[:, None] % 2, answer, answer[:, wrong]), "stage": [0, 1]}
+
+    session = Mistaken([])
+    reading = Quality().read(session, probe)
+    assert [len(batch["features"]) for batch in session.given] == [64, 36]
+    assert reading.rows.shape == (100, 2)
+    assert reading.rows[:, 0].tolist() == [0.0, 1.0] * 50
+    (accuracy,) = reading.figures
+    assert (accuracy.value, accuracy.unit, accuracy.conditions["split"]) == (0.5, "share", "validation")
+    assert reading.details["stage_shares"] == [0.02, 0.02]
+
+
+def test_quality_of_nothing_is_an_error(probe, toy_view):
+    class Empty(type(toy_view.task)):
+        def split(self, name):
+            return []
+
+    with pytest.raises(DataError, match="empty"):
+        Quality().read(Scripted([]), replace(probe, view=replace(toy_view, task=Empty())))
+
+
+def test_latency_is_in_milliseconds_over_several_real_batches(probe, toy_view):
+    session = Scripted([0.0001] * 9 + [0.0002])
+    reading = Latency().read(session, probe)
+    median, high = reading.figures
+    assert (median.name, median.unit, high.name) == ("latency_ms", "ms", "latency_p90_ms")
+    assert median.value == pytest.approx(0.1)
+    assert 0.1 < high.value < 0.2
+    assert len(session.given) == 8, "each of eight batches is timed"
+    expected = np.stack([example.inputs["features"] for example in toy_view.split("validation")[2:4]])
+    assert np.array_equal(session.given[1]["features"], expected)
+    assert median.conditions["batch"] == 2
+    assert median.conditions["shapes"] == {"features": [2, 5]}
+    assert reading.samples.shape == (80,)
+
+
+def test_latency_stops_when_its_time_is_over_and_bounds_only_what_it_can(probe):
+    session = Scripted([0.02, 0.02])
+    median, high = Latency().read(session, probe).figures
+    assert len(session.given) == 1
+    assert median.low is None
+    assert high.high is None
+
+
+def test_throughput_counts_examples_of_a_larger_batch(probe):
+    session = Scripted([0.01] * 20)
+    (figure,) = Throughput().read(session, probe).figures
+    assert figure.value == pytest.approx(3200)
+    assert figure.conditions["batch"] == 32
+    assert {len(batch["features"]) for batch in session.given} == {32}
+
+
+def test_memory_tells_the_models_share(probe):
+    session = Scripted([])
+    whole, own = Memory().read(session, probe).figures
+    assert (whole.value, own.value) == (90.0, 30.0)
+    assert len(session.given) == 1, "a batch is answered first"
+
+
+def test_size_counts_files_and_operations_read_the_facts(probe):
+    session = Scripted([])
+    (size,) = Size().read(session, probe).figures
+    file = probe.model.parts["main"].path / "weights.npz"
+    assert size.value == file.stat().st_size / 1e6
+    operations, parameters = Operations().read(session, probe).figures
+    assert (operations.value, operations.unit, parameters.value) == (15, "MAC", 18)
+    twice = replace(probe, model=Model({"a": probe.model.parts["main"], "b": probe.model.parts["main"]}))
+    assert Size().read(session, twice).figures[0].value == size.value, "a shared file counts once"
+
+
+def test_cost_charges_the_share_that_is_held(probe):
+    (figure,) = Cost().read(Scripted([0.036]), probe).figures
+    # 0.036 s for two answers on one of two cores at 0.1 USD an hour
+    assert figure.value == pytest.approx(0.036 / 2 * 1e6 / 3600 * 0.1 / 2)
+    free = replace(probe, machine=replace(probe.machine, usd_per_hour=0.0))
+    reading = Cost().read(Scripted([0.036]), free)
+    assert reading.figures == ()
+    assert "no usd_per_hour" in reading.details["reason"]
+
+
+def test_modelled_power_is_idle_for_what_is_held_and_more_for_what_is_busy(machine):
+    assert modelled_w(machine, 2, 2.0) == machine.full_w
+    assert modelled_w(machine, 1, 0.0) == machine.idle_w / 2
+    assert modelled_w(machine, 1, 1.0) == machine.full_w / 2
+    assert modelled_w(machine, 4, 9.0) == machine.full_w
+
+
+def test_energy_by_a_meter_is_measured(probe, monkeypatch, tmp_path):
+    (tmp_path / "intel-rapl:0").mkdir()
+    file = tmp_path / "intel-rapl:0" / "energy_uj"
+    file.write_text("5000000\n")
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+
+    class Drawing(Scripted):
+        def time(self, inputs, seconds):
+            file.write_text(str(int(file.read_text()) + 1_000_000))
+            return super().time(inputs, seconds)
+
+    metered = replace(probe, machine=replace(probe.machine, power_meter="rapl"))
+    (figure,) = Energy().read(Drawing([0.02]), metered).figures
+    assert figure.origin == "measured"
+    assert figure.value == pytest.approx(figure.conditions["power_w"] * 0.02 / 2 * 1000)
+    assert figure.conditions["meter"] == "rapl"
+    (still,) = Energy().read(Scripted([0.02]), metered).figures
+    assert still.origin == "modelled", "a counter that does not move measures nothing"
+
+
+def test_an_accelerators_meter_counts_only_for_workers_on_it(monkeypatch):
+    fake = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetComputeRunningProcesses=lambda device: [SimpleNamespace(pid=10 + device)],
+        nvmlDeviceGetTotalEnergyConsumption=lambda device: 1000 * (device + 1),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    counter, name = power_counter("nvml", 11)
+    assert (counter(), name) == (2.0, "nvml")
+    assert power_counter("nvml", 99)[1] == ""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert power_counter("nvml", 11)[1] == ""

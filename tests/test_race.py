@@ -1,0 +1,119 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from trimtab.errors import WorkerDied
+from trimtab.meters import Probe
+from trimtab.meters.cost import Cost
+from trimtab.meters.latency import Latency
+from trimtab.race import race
+from trimtab.run.client import open_worker
+from trimtab.runtimes.null import Null
+from trimtab.values.model import Model
+
+
+class Runner:
+    """A session whose block times follow a rule, and who writes down what it is told."""
+
+    def __init__(self, name, log, rule):
+        self.name, self.log, self.rule, self.paused, self.blocks = name, log, rule, False, 0
+
+    def run(self, inputs):
+        raise AssertionError("a latency race only times")
+
+    def time(self, inputs, seconds):
+        assert not self.paused
+        self.log.append(self.name)
+        self.blocks += 1
+        return np.full(20, self.rule(self.blocks))
+
+    def usage(self):
+        return {}
+
+    def pause(self):
+        self.paused = True
+
+    def resume(self):
+        self.paused = False
+
+
+@pytest.fixture
+def probe(toy_view, make_null, machine):
+    return Probe(toy_view, "validation", Model.open(make_null()), machine, seconds=0.0001)
+
+
+def test_blocks_alternate_and_the_others_are_stopped(probe):
+    log = []
+    runners = [Runner(name, log, lambda block: 0.001) for name in "AB"]
+
+    class Watching(Latency):
+        def read(self, session, probe):
+            assert [runner.paused for runner in runners] == [runner is not session for runner in runners]
+            return super().read(session, probe)
+
+    race([(runner, probe) for runner in runners], Watching(), blocks=3)
+    assert "".join(log) == "ABABABAB", "a round to warm up, then three"
+    assert not any(runner.paused for runner in runners)
+
+
+def test_a_drift_that_both_meet_does_not_hide_the_ratio(probe):
+    drift = np.random.default_rng(0).uniform(1, 3, 20)
+    fast = Runner("fast", [], lambda block: 0.001 * drift[block])
+    slow = Runner("slow", [], lambda block: 0.00105 * drift[block] * (1 + block % 2 / 1000))
+    result = race([(slow, probe), (fast, probe)], Latency(), blocks=10)
+    (ratio,) = result.ratios
+    assert ratio.name == "latency_ms_ratio"
+    assert ratio.low < 1.0505 < ratio.high
+    assert ratio.low > 1.04
+    assert result.decided == (True,)
+    first, second = (figures[0] for figures in result.figures)
+    assert first.low < first.value < first.high
+    assert first.high > second.low, "their own intervals overlap: only pairs tell them apart"
+    assert first.n == 10
+    assert {"load_average", "steal_share", "blocks"} <= set(first.conditions)
+
+
+def test_noise_larger_than_the_effect_decides_nothing(probe):
+    rng = np.random.default_rng(1)
+    noisy = [Runner(str(i), [], lambda block: rng.uniform(0.001, 0.003)) for i in range(2)]
+    result = race([(runner, probe) for runner in noisy], Latency(), blocks=8)
+    assert result.decided == (False,)
+
+
+def test_one_and_three_contestants(probe):
+    runners = [Runner(str(ms), [], lambda block, ms=ms: ms * 1e-3 * (1 + block / 1e4)) for ms in (4, 2, 1)]
+    alone = race([(runners[0], probe)], Latency(), blocks=6)
+    assert alone.ratios == ()
+    three = race([(runner, probe) for runner in runners], Latency(), blocks=6)
+    assert [ratio.value for ratio in three.ratios] == pytest.approx([2, 4], rel=1e-3)
+
+
+def test_a_meter_without_figures_gives_no_ratio(probe):
+    free = replace(probe, machine=replace(probe.machine, usd_per_hour=0.0))
+    runners = [Runner(name, [], lambda block: 0.001) for name in "AB"]
+    result = race([(runner, free) for runner in runners], Cost(), blocks=2)
+    assert result.figures == ((), ())
+    assert result.ratios == ()
+
+
+def test_a_race_takes_blocks_and_contestants(probe):
+    with pytest.raises(ValueError, match="0 contestants"):
+        race([], Latency())
+
+
+def test_workers_race(make_null, machine, probe):
+    probe = replace(probe, seconds=0.01)
+    with open_worker(make_null(), Null(delay_ms=4), machine) as slow:
+        with open_worker(make_null(), Null(delay_ms=1), machine) as fast:
+            result = race([(slow, probe), (fast, probe)], Latency(), blocks=4)
+            assert result.ratios[0].value > 1
+            assert len(fast.usage()) > 0
+
+
+def test_a_contestant_that_dies_leaves_the_others_running(make_null, machine, probe):
+    with open_worker(make_null(), Null(), machine) as good:
+        with open_worker(make_null(), Null(fail="crash"), machine) as bad:
+            with pytest.raises(WorkerDied, match="SIGSEGV"):
+                race([(good, probe), (bad, probe)], Latency(), blocks=2)
+        assert good.time({"features": np.ones((1, 5), np.float32)}, 0.001).size
