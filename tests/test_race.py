@@ -104,16 +104,16 @@ def test_a_race_takes_blocks_and_contestants(probe):
 
 def test_workers_race(make_null, machine, probe):
     probe = replace(probe, seconds=0.01)
-    with open_worker(make_null(), Null(delay_ms=4), machine) as slow:
-        with open_worker(make_null(), Null(delay_ms=1), machine) as fast:
-            result = race([(slow, probe), (fast, probe)], Latency(), blocks=4)
-            assert result.ratios[0].value > 1
-            assert len(fast.usage()) > 0
+    opened = [open_worker(make_null(), Null(delay_ms=ms), machine) for ms in (4, 1)]
+    with opened[0] as slow, opened[1] as fast:
+        result = race([(slow, probe), (fast, probe)], Latency(), blocks=4)
+    assert result.ratios[0].value > 1
+    assert [figures[0].unit for figures in result.figures] == ["ms", "ms"]
 
 
 def test_a_contestant_that_dies_leaves_the_others_running(make_null, machine, probe):
     with open_worker(make_null(), Null(), machine) as good:
-        with open_worker(make_null(), Null(fail="crash"), machine) as bad:
-            with pytest.raises(WorkerDied, match="SIGSEGV"):
-                race([(good, probe), (bad, probe)], Latency(), blocks=2)
+        crash = pytest.raises(WorkerDied, match="SIGSEGV")
+        with open_worker(make_null(), Null(fail="crash"), machine) as bad, crash:
+            race([(good, probe), (bad, probe)], Latency(), blocks=2)
         assert good.time({"features": np.ones((1, 5), np.float32)}, 0.001).size

@@ -22,8 +22,9 @@ from trimtab.apply import Workshop, set_quiet_threads
 from trimtab.errors import CorruptFile, UsageError
 from trimtab.report.page import write_page
 from trimtab.report.progress import Live
+from trimtab.request import Request
 from trimtab.tasks import open_task
-from trimtab.trimmer import RESULT_FILE, Progress, Request
+from trimtab.trimmer import RESULT_FILE, Progress
 from trimtab.trimmer import trim as run_trim
 from trimtab.values.registry import missing, registry
 from trimtab.values.store import Store, writing

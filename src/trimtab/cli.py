@@ -120,7 +120,8 @@ def _verify_words(words: argparse.ArgumentParser) -> None:
 def _trim(words: argparse.Namespace) -> int:
     from trimtab.api import parse_duration, run
     from trimtab.report.progress import Live
-    from trimtab.trimmer import Request, dry_run
+    from trimtab.request import Request
+    from trimtab.trimmer import dry_run
 
     request = Request(
         model=words.model,

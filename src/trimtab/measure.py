@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 Stop = Callable[[Floats], str]
 BLOCK_SECONDS = 0.12
 """Time of one block of a noisy figure."""
-QUICK_BLOCKS, FINAL_BLOCKS = 5, 15
+QUICK_BLOCKS, FINAL_BLOCKS = 5, 10
 """Blocks for a candidate of the search, and for the winner, timed afresh."""
 
 
@@ -267,18 +267,17 @@ class Bench:
         return Costs(ours, base, ratios, load)
 
     def _race(self, meter: Meter, made: Made, runtime: Runtime, worker: Worker, blocks: int) -> Race:
-        seconds = BLOCK_SECONDS
-        base = (self.base_worker, self.probe(self.base, self.runtime, seconds))
-        return race([base, (worker, self.probe(made, runtime, seconds))], meter, blocks)
+        base = (self.base_worker, self.probe(self.base, self.runtime))
+        return race([base, (worker, self.probe(made, runtime))], meter, blocks)
 
-    def probe(self, made: Made, runtime: Runtime, seconds: float = BLOCK_SECONDS) -> Probe:
+    def probe(self, made: Made, runtime: Runtime) -> Probe:
         """Say what a meter is to measure on."""
         return Probe(
             self.view,
             "validation",
             made.model,
             self.workshop.machine,
-            seconds=seconds,
+            seconds=BLOCK_SECONDS,
             confidence=self.confidence,
             threads=runtime.threads,
         )

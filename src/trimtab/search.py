@@ -8,6 +8,7 @@ and is forced to disk before the next begins, so a killed search goes on where i
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -329,33 +330,38 @@ class Search:
 def chance_of_passing(judgements: Sequence[Judgement], ratio: float, confidence: float) -> float:
     """Return the chance that a test split `1 / ratio` times as large passes, from validation judgements.
 
-    The difference seen has standard error s, the one to come s x sqrt(ratio); a slice's difference is first drawn
-    towards the overall one. Slices are taken as independent, which errs on the careful side.
+    A difference seen has a standard error e, read off its interval, and the one to come e x sqrt(ratio). Slices are
+    small: their error is scaled from the overall one, and their difference drawn towards it (empirical Bayes, Efron
+    and Morris 1973, JASA 68:117). Slices are taken as independent, which errs on the careful side.
     """
-    overall = {
-        j.promise.partition(" ")[0]: j.difference for j in judgements if not j.slice and j.difference is not None
-    }
-    chance = 1.0
-    for judgement in judgements:
-        centre = overall.get(judgement.promise.partition("[")[0]) if judgement.slice else None
-        chance *= _chance_of_one(judgement, centre, ratio, confidence)
-    return chance
+    whole = {_metric(j): j for j in judgements if not j.slice and j.difference is not None}
+    chances = [_chance_of_one(j, whole.get(_metric(j)) if j.slice else None, ratio, confidence) for j in judgements]
+    return math.prod(chances)
 
 
-def _chance_of_one(judgement: Judgement, centre: float | None, ratio: float, confidence: float) -> float:
-    if not (math.isfinite(judgement.low) and math.isfinite(judgement.high)):
-        return 0.0
+def _metric(judgement: Judgement) -> str:
+    return re.split(r"[\[\s]", judgement.promise, maxsplit=1)[0]
+
+
+def _chance_of_one(judgement: Judgement, whole: Judgement | None, ratio: float, confidence: float) -> float:
     z = NormalDist().inv_cdf(confidence)
-    sign = 1 if ">=" in judgement.promise else -1
-    seen = judgement.difference if judgement.difference is not None else judgement.trimmed
-    error = max((judgement.high - judgement.low) / (2 * z), 1e-6)
+    error = _error(judgement, z)
+    seen = judgement.trimmed if judgement.difference is None else judgement.difference
     doubt = error
-    if centre is not None:
+    if whole is not None and whole.difference is not None:
+        error = _error(whole, z) * math.sqrt(whole.n / judgement.n)
         trust = SLICE_SPREAD**2 / (SLICE_SPREAD**2 + error**2)
-        seen, doubt = trust * seen + (1 - trust) * centre, SLICE_SPREAD * math.sqrt(1 - trust)
+        seen, doubt = trust * seen + (1 - trust) * whole.difference, SLICE_SPREAD * math.sqrt(1 - trust)
+    if not math.isfinite(error):
+        return 0.0
     later = error * math.sqrt(ratio)
-    room = sign * (seen - judgement.margin)
+    room = (seen - judgement.margin) * (1 if ">=" in judgement.promise else -1)
     return normal_cdf((room - z * later) / math.hypot(doubt, later))
+
+
+def _error(judgement: Judgement, z: float) -> float:
+    """Standard error read off an interval of confidence 1 - 2 alpha."""
+    return max((judgement.high - judgement.low) / (2 * z), 1e-6)
 
 
 def thin(trials: Sequence[Trial], cost: Callable[[Trial], float], step: float = 0.1, most: int = 6) -> list[Trial]:

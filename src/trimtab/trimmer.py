@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +28,7 @@ from trimtab.measure import Bench, axes, choose_runtime
 from trimtab.pack import pack
 from trimtab.plan import Candidate, Predictor, candidates, expect
 from trimtab.recipe import Bound, bind, bind_runtime, check_formats
+from trimtab.request import Request
 from trimtab.result import Outcome, Tested
 from trimtab.runtimes import Runtime
 from trimtab.search import Aim, Search, Trial, one_line
@@ -45,34 +45,6 @@ RESERVE = 0.2
 """Share of the time that is kept back for verification and the fresh timing."""
 LIKELY_DISCORDANCE = 0.02
 """Share of examples on which a good trimmed model differs from its base, for saying what the data can decide."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for; the run folder remembers it, and goes on only with the same one."""
-
-    model: str
-    task: str
-    promises: tuple[str, ...]
-    objective: str = "latency"
-    limits: tuple[str, ...] = ()
-    on: str = "here"
-    within_s: float = 600.0
-    tries: tuple[str, ...] = ()
-    train: bool = True
-    seed: int = 0
-    confidence: float = 0.95
-    memory_limit_mb: float = 0.0
-
-    def command(self, out: str) -> str:
-        """Return the command line that repeats the run."""
-        words = ["trimtab", "trim", self.model, self.task]
-        for flag, values in (("--promise", self.promises), ("--limit", self.limits), ("--try", self.tries)):
-            for value in values:
-                words += [flag, value]
-        words += ["--for", self.objective, "--on", self.on, "--within", f"{self.within_s:g}s", "--out", out]
-        words += ["--seed", str(self.seed), "--confidence", f"{self.confidence:g}"]
-        return shlex.join([*words, *([] if self.train else ["--no-train"])])
 
 
 @dataclass
@@ -298,6 +270,7 @@ def _measure_base(run: Run, search: Search) -> None:
             bench.base_figures = bench.read_base()
         figures = {name: figure.to_json() for name, figure in bench.base_figures.items()}
         run.tab.append("base", recipe=run.request.model, runtime=str(bench.runtime), figures=figures)
+    search.predictor.base_latency_ms = bench.base_figures["latency_ms"].value
     search.predictor.learn(Candidate(Bound((), bench.runtime), search.base.model.facts), bench.base_figures, None)
 
 
@@ -362,12 +335,13 @@ def _finish(run: Run, search: Search, order: list[Trial], interrupted: bool) -> 
         kept = fixed_sequence(overall(found.judgements) == "PASS" for found in tested)
         winner = None if kept is None else _time_afresh(run, search, tested[kept])
         outcome = Outcome(run.request, search, tested, winner, interrupted)
-        result = outcome.document(run.out, run.elapsed, run.seconds)
+        text = json.dumps(outcome.document(run.out, run.elapsed, run.seconds), indent=1, allow_nan=False)
+    result: dict[str, Any] = json.loads(text)
     if winner is not None:
         keys = ("verdict", "sentence", "promises", "conditions", "ratios")
         final = replace(winner.trial, figures=winner.figures)
         _pack(run, search, final, {key: result[key] for key in keys})
-    write_atomically(run.out / RESULT_FILE, json.dumps(result, indent=1, allow_nan=False))
+    write_atomically(run.out / RESULT_FILE, text)
     run.tab.append("result", verdict=result["verdict"], recipe=result["recipe"])
     return result
 

@@ -17,14 +17,15 @@ from trimtab.fit.settings import Settings, Surroundings
 from trimtab.values.task import TaskView
 
 SETTINGS = Settings(epochs=3, batch=64, lr=0.01, clip=5.0)
+LONGER = Settings(epochs=8, lr=0.01)
 
 
 def net(seed=0):
     """Return a small net with everything that carries state: channels last, batch norm, dropout."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3)]
-        return nn.Sequential(*body, nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, 10))
+        body = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 24, 3)]
+        return nn.Sequential(*body, nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(96, 10))
 
 
 def state(module):
@@ -52,10 +53,10 @@ def stopping_after(count):
 
 def test_learns_and_is_deterministic(view):
     one, other, third = net(), net(), net()
-    report = fit(one, view, Settings(epochs=10, lr=0.01), Surroundings(seed=3))
-    fit(other, view, Settings(epochs=10, lr=0.01), Surroundings(seed=3))
-    fit(third, view, Settings(epochs=10, lr=0.01), Surroundings(seed=4))
-    assert report.history[-1]["accuracy"] > 0.85
+    report = fit(one, view, LONGER, Surroundings(seed=3))
+    fit(other, view, LONGER, Surroundings(seed=3))
+    fit(third, view, LONGER, Surroundings(seed=4))
+    assert report.history[-1]["accuracy"] > 0.65
     assert report.history[-1]["accuracy"] == evaluate(one, view, "validation", view.task.metrics[0])
     assert not one.training
     assert same(state(one), state(other))
@@ -118,7 +119,7 @@ def test_a_deadline_leaves_a_checkpoint(view, tmp_path):
 
 def test_early_stopping_keeps_the_best_weights(view):
     module = net()
-    report = fit(module, view, Settings(epochs=40, lr=0.05, schedule="constant", warmup=0.0, patience=2))
+    report = fit(module, view, Settings(epochs=40, batch=32, lr=0.05, schedule="constant", warmup=0.0, patience=2))
     values = [entry["accuracy"] for entry in report.history]
     assert len(values) < 40
     assert values[-3] == max(values)
@@ -133,10 +134,10 @@ def test_a_loss_that_explodes_says_what_to_lower(view):
 
 def test_a_teacher_needs_no_labels(view):
     teacher, pupil = net(), net(1)
-    fit(teacher, view, Settings(epochs=10, lr=0.01))
+    fit(teacher, view, LONGER)
     unlabelled = TaskView(type("Unlabelled", (type(view.task),), {"augment": blank})())
-    fit(pupil, unlabelled, Settings(epochs=15, lr=0.01, alpha=1.0), teacher=teacher)
-    assert evaluate(pupil, view, "validation", view.task.metrics[0]) > 0.8
+    fit(pupil, unlabelled, replace(LONGER, alpha=1.0), teacher=teacher)
+    assert evaluate(pupil, view, "validation", view.task.metrics[0]) > 0.65
     with pytest.raises(DataError, match="no targets"):
         fit(net(), unlabelled, SETTINGS)
 
@@ -180,7 +181,7 @@ torch.set_num_threads(1)
 loop.CHECKPOINT_SECONDS = 0.0
 module = tests.net()
 around = tests.Surroundings(keep=Path(sys.argv[1]), progress=lambda what, share: print(share, flush=True))
-loop.fit(module, tests.TaskView(conftest.SmallDigits()), tests.Settings(epochs=30, lr=0.01), around)
+loop.fit(module, tests.TaskView(conftest.SmallDigits()), tests.Settings(epochs=12, lr=0.01), around)
 tensors.write(Path(sys.argv[2]), module.state_dict())
 """
 
@@ -195,7 +196,7 @@ def test_killed_training_goes_on_to_the_same_bits(tmp_path):
 
     whole = start("whole", "whole.safetensors")
     whole.communicate(timeout=200)
-    for wait in (0.0, 0.05, 0.2):
+    for wait in (0.02, 0.3):
         broken = start("broken", "broken.safetensors")
         broken.stdout.readline()
         time.sleep(wait)

@@ -44,7 +44,7 @@ def reduced(name, rows, weights):
 
 
 @given(scored())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_metric_is_scikit_learns_on_the_rows_repeated(sample):
     logits, targets, weights = sample
     rows = classification_rows(logits, targets, top_k=2)

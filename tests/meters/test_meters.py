@@ -16,6 +16,7 @@ from trimtab.meters.quality import Quality
 from trimtab.meters.size import Size
 from trimtab.meters.throughput import Throughput
 from trimtab.run.client import open_worker
+from trimtab.run.timing import call_seconds, real_batches
 from trimtab.runtimes.null import Null
 from trimtab.values.model import Model
 
@@ -188,3 +189,11 @@ def test_an_accelerators_meter_counts_only_for_workers_on_it(monkeypatch):
     assert power_counter("nvml", 99)[1] == ""
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert power_counter("nvml", 11)[1] == ""
+
+
+def test_timing_takes_full_batches_or_one_smaller(toy_view):
+    sizes = [len(inputs["features"]) for inputs in real_batches(toy_view, "validation", 30)]
+    assert sizes == [30, 30, 30]
+    assert [len(inputs["features"]) for inputs in real_batches(toy_view, "validation", 300)] == [100]
+    with pytest.raises(ValueError, match="at least one batch"):
+        call_seconds(Scripted([]), [], 1.0)

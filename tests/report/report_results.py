@@ -169,7 +169,7 @@ def promise_row(text: str, slice_: str, change: tuple[float, float, float], verd
         "unit": "share",
         "n": n,
         "p_value": 0.0004 if not slice_ else 0.012,
-        "more_examples": None if verdict == "PASS" else 1150,
+        "more_examples": 1150 if verdict == "UNDECIDED" else None,
         "method": "Tango 1998",
     }
 
@@ -380,6 +380,24 @@ def long() -> dict[str, Any]:
     return document
 
 
+def as_the_search_writes() -> dict[str, Any]:
+    """No base among the candidates, a predicted loss, slices named in the promise, an absolute promise."""
+    document = result() | {"base_runtime": "torch(threads=1)", "interrupted": True}
+    document["candidates"] = document["candidates"][1:]
+    document["candidates"][2]["status"] = "passed"
+    for row in document["candidates"]:
+        if row["predicted"]:
+            del row["predicted"]["accuracy"]
+            row["predicted"]["quality_loss"] = {"value": 0.004, "low": 0.001, "high": 0.007, "unit": "share"}
+    for row in document["promises"][1:]:
+        row["promise"] = f"accuracy[{row['slice']}] >= base - 0.05"
+        row["margin"] = -0.05
+    absolute = {"promise": "agreement >= 0.99", "slice": "", "verdict": "PASS", "base": None, "trimmed": 0.9936}
+    absolute |= {"difference": None, "low": 0.9903, "high": 0.996, "margin": 0.99, "unit": "share", "n": 2500}
+    document["promises"].append(absolute)
+    return document
+
+
 def edges() -> dict[str, dict[str, Any]]:
     """Documents that a page must survive."""
     one = result()
@@ -396,5 +414,6 @@ def edges() -> dict[str, dict[str, Any]]:
         "missing": missing(),
         "wrong kinds": dict.fromkeys(result(), 7)
         | {"candidates": [None, 3, {"figures": [1], "predicted": "x"}], "promises": [None], "base": []},
+        "search": as_the_search_writes(),
         "hostile": hostile(result()),
     }

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from report_results import edges, infeasible, result
+from report_results import as_the_search_writes, edges, infeasible, result
 
 from trimtab.report.document import Outcome, Result, Term, Value, number, text
 
@@ -66,3 +66,19 @@ def test_headlines_name_a_kind_of_cost_once():
 def test_the_limit_on_the_plot_is_taken_from_the_validation_base():
     assert Result(result()).base_quality() == 0.974
     assert Result(edges()["empty"]).base_quality() is None
+
+
+def test_a_document_without_a_base_row_gets_one_and_a_predicted_loss_becomes_a_quality():
+    run = Result(as_the_search_writes())
+    assert run.candidates[0].status == "base"
+    assert run.candidates[0].figures["accuracy"].value == 0.9712
+    predicted = run.candidates[1].predicted["accuracy"]
+    assert (predicted.low, predicted.value, predicted.high) == pytest.approx((0.9642, 0.9672, 0.9702))
+
+
+def test_slices_of_one_promise_are_one_family_and_an_absolute_promise_keeps_its_value():
+    tests = Result(as_the_search_writes()).tests
+    assert {test.family for test in tests[1:-1]} == {"accuracy[class=*] >= base - 0.05"}
+    assert {test.limit for test in tests[1:-1]} == {-0.05}
+    assert tests[-1].absolute
+    assert tests[-1].limit == 0.99

@@ -142,7 +142,7 @@ def test_cascade_asks_later_stages_only_for_unsure_rows(threshold, reached):
 
 
 def test_cascade_of_three_counts_stages_by_row():
-    model = Model({name: STAGE for name in "abc"}, Cascade(("a", "b", "c"), (0.9, 0.9)))
+    model = Model(dict.fromkeys("abc", STAGE), Cascade(("a", "b", "c"), (0.9, 0.9)))
     twice = {name: (lambda x: {"output": x * 10}) for name in "ab"}
     session = Calls(**twice, c=lambda x: {"output": x})
     outputs = drive(model, session, {"x": np.array([[1, 0], [0.01, 0], [0, 2]], np.float32)})

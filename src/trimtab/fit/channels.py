@@ -48,7 +48,7 @@ def groups(module: nn.Module, arguments: tuple[Tensor, ...], importance: str) ->
         scorer = torch_pruning.importance.BNScaleImportance()
     with _graph(module, arguments) as graph:
         found = [*graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear])]
-        return [_group(graph, group, scorer) for group in found]
+        return sorted((_group(graph, group, scorer) for group in found), key=lambda group: group.root)
 
 
 def cut(module: nn.Module, arguments: tuple[Tensor, ...], plan: Mapping[str, Sequence[int]]) -> list[Cut]:

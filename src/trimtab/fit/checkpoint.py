@@ -81,7 +81,7 @@ def copy_state(module: nn.Module) -> dict[str, Tensor]:
 def seeded(seed: int, threads: int) -> Iterator[None]:
     """Seed torch, numpy and Python, use `threads` and deterministic kernels; all is put back afterwards."""
     before = random.getstate(), np.random.get_state(), torch.get_num_threads()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     strict, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)
@@ -89,7 +89,7 @@ def seeded(seed: int, threads: int) -> Iterator[None]:
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
             yield
         finally:
@@ -97,7 +97,7 @@ def seeded(seed: int, threads: int) -> Iterator[None]:
             np.random.set_state(before[1])
             torch.set_num_threads(before[2])
             torch.use_deterministic_algorithms(strict, warn_only=warn)
-            torch.utils.deterministic.fill_uninitialized_memory = fill
+            torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 def _restore(

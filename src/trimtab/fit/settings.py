@@ -17,7 +17,7 @@ class Settings:
     epochs: int = 5
     steps: int | None = None
     """Optimizer steps in all; replaces `epochs`."""
-    lr: float = 0.003
+    lr: float = 0.002
     """Highest learning rate."""
     optimizer: str = "adamw"
     momentum: float = 0.9
@@ -26,7 +26,7 @@ class Settings:
     schedule: str = "cosine"
     warmup: float = 0.2
     """Share of all steps over which the learning rate rises in a line to `lr`."""
-    batch: int = 32
+    batch: int = 16
     clip: float | None = None
     """Largest norm of the gradient of all weights together."""
     patience: int | None = None

@@ -20,14 +20,19 @@ from torch import Tensor
 
 from trimtab.errors import CorruptFile
 
+KEY = "trimtab"
+"""The one key of the file's metadata."""
+
 
 def write(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
     """Write tensors and a JSON note to `path` in one atomic step; tensors must not share memory."""
     text = json.dumps(note or {}, sort_keys=True)
+    # One key: safetensors writes several in random order, and equal content must give equal bytes.
+    about = json.dumps({"note": text, "sha256": digest(tensors, text)})
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(whole, temporary, {"note": text, "sha256": digest(whole, text)})
+        save_file(whole, temporary, {KEY: about})
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
@@ -38,10 +43,15 @@ def write(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | N
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the note that `write` wrote; raises CorruptFile on anything else."""
     tensors, metadata = read_plain(path)
-    text = metadata.get("note", "")
-    if metadata.get("sha256") != digest(tensors, text):
-        raise CorruptFile(f"{path} does not match its own digest: it was altered or badly copied; make it again")
-    note: dict[str, Any] = json.loads(text)
+    try:
+        about = json.loads(metadata.get(KEY, "{}"))
+        if about["sha256"] != digest(tensors, about["note"]):
+            raise ValueError("digests differ")
+        note: dict[str, Any] = json.loads(about["note"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFile(
+            f"{path} does not match its own digest: it was altered or badly copied; make it again"
+        ) from error
     return tensors, note
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from trimtab.maths.intervals import quantile_interval
 from trimtab.meters import Meter, Probe, Reading, Remote
-from trimtab.run.timing import BATCHES, call_seconds, known
+from trimtab.run.timing import call_seconds, known, real_batches
 from trimtab.values.figure import Axis, Figure
 
 QUANTILES = {"latency_ms": 0.5, "latency_p90_ms": 0.9}
@@ -25,7 +25,7 @@ class Latency(Meter):
 
     def read(self, session: Remote, probe: Probe) -> Reading:
         """Time for about `probe.seconds`; samples are milliseconds a call."""
-        batches = [batch.inputs for batch in probe.view.batches(probe.split, probe.batch, probe.batch * BATCHES)]
+        batches = real_batches(probe.view, probe.split, probe.batch)
         samples = 1e3 * call_seconds(session, batches, probe.seconds)
         shapes = {name: list(array.shape) for name, array in batches[0].items()}
         conditions = {

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from trimtab.maths.intervals import median_interval
 from trimtab.meters import Meter, Probe, Reading, Remote
-from trimtab.run.timing import BATCHES, call_seconds, known
+from trimtab.run.timing import call_seconds, known, real_batches
 from trimtab.values.figure import Axis, Figure
 
 BATCH = 32
@@ -21,11 +21,10 @@ class Throughput(Meter):
 
     def read(self, session: Remote, probe: Probe) -> Reading:
         """Time for about `probe.seconds`; samples are examples a second, one for each call."""
-        size = max(BATCH, probe.batch)
-        batches = [batch for batch in probe.view.batches(probe.split, size, size * BATCHES) if len(batch) == size]
-        batches = batches or list(probe.view.batches(probe.split, size, size))
-        seconds = call_seconds(session, [batch.inputs for batch in batches], probe.seconds)
-        samples = len(batches[0]) / seconds
+        batches = real_batches(probe.view, probe.split, max(BATCH, probe.batch))
+        seconds = call_seconds(session, batches, probe.seconds)
+        size = len(next(iter(batches[0].values())))
+        samples = size / seconds
         value, low, high = median_interval(samples, probe.confidence)
         figure = Figure(
             "throughput_per_s",
@@ -34,6 +33,6 @@ class Throughput(Meter):
             low=known(low),
             high=known(high),
             n=len(samples),
-            conditions={"batch": len(batches[0]), "threads": probe.threads, "split": probe.split},
+            conditions={"batch": size, "threads": probe.threads, "split": probe.split},
         )
         return Reading((figure,), samples=samples)

@@ -76,13 +76,13 @@ class Quantize(Pass):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Pass, ...]:
-        """Return static 8 bits, 7 where 8 may saturate, and dynamic where its layers are."""
+        """Return dynamic where its layers are, static 8 bits, and 7 where 8 may saturate."""
         if _is_quantized(facts):
             return ()
         static = [cls()] if _reaches("static", facts) else []
         narrow = [cls(weights=7)] if static and _saturates(machine) else []
         dynamic = [cls(method="dynamic")] if _reaches("dynamic", facts) else []
-        return (*static, *narrow, *dynamic)
+        return (*dynamic, *static, *narrow)
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Return the facts at 8 bits, with a loss that is usual for such nets; unchanged where most stays in float."""

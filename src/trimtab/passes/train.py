@@ -23,13 +23,13 @@ class Train(Pass):
 
     epochs: int = 5
     steps: int | None = None
-    lr: float = 0.003
+    lr: float = 0.002
     optimizer: str = "adamw"
     momentum: float = 0.9
     weight_decay: float = 0.01
     schedule: str = "cosine"
     warmup: float = 0.2
-    batch: int = 32
+    batch: int = 16
     clip: float | None = None
     patience: int | None = None
     label_smoothing: float = 0.0

@@ -43,11 +43,8 @@ def _run_facts(result: Result, data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _facts(data: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        title(key) if "." not in key else key: _flat(value)
-        for key, value in data.items()
-        if value not in (None, "", [], {})
-    }
+    known = {key: value for key, value in data.items() if value not in (None, "", [], {})}
+    return {key.replace("_", " "): _flat(value) for key, value in known.items()}
 
 
 def _flat(value: Any) -> str:

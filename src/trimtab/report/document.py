@@ -5,11 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
-STATUSES = ("base", "certified", "frontier", "not certified", "dominated", "dropped", "failed", "refused", "not tried")
+STATUSES = (
+    "base",
+    "certified",
+    "passed",
+    "frontier",
+    "not certified",
+    "dominated",
+    "dropped",
+    "failed",
+    "refused",
+    "not tried",
+)
 """In the order in which a reader wants them."""
 HEADLINES = {
     "PASS": "Promise kept",
@@ -177,10 +188,26 @@ class Outcome:
 
     @property
     def limit(self) -> float | None:
-        """The worst difference that keeps the promise, with its sign."""
+        """The worst difference that keeps the promise, with its sign; the worst value where nothing is compared."""
         if self.margin is None:
             return None
-        return -abs(self.margin) if Term.read(self.promise).better == "higher" else abs(self.margin)
+        return {"-": -abs(self.margin), "+": abs(self.margin)}.get(Term.read(self.promise).sign, self.margin)
+
+    @property
+    def better(self) -> str:
+        """Whether a higher or a lower value is better."""
+        return Term.read(self.promise).better
+
+    @property
+    def absolute(self) -> bool:
+        """Whether the promise names a value and no base: then the interval is the value's."""
+        return self.difference is None and self.trimmed is not None
+
+    @property
+    def family(self) -> str:
+        """The promise as written for all slices of its group; empty where it is about all examples."""
+        group = self.slice.split("=")[0]
+        return re.sub(r"\[[^\]]*\]", lambda _: f"[{group}=*]", self.promise) if self.slice else ""
 
 
 @dataclass(frozen=True)
@@ -225,12 +252,29 @@ class Result:
     @cached_property
     def ratios(self) -> Values:
         """How many times cheaper the chosen one is, by figure."""
-        return values(self.raw.get("ratios"))
+        return {name: replace(value, unit="x") for name, value in values(self.raw.get("ratios")).items()}
+
+    @cached_property
+    def _listed(self) -> list[Candidate]:
+        listed = [Candidate.read(position, raw) for position, raw in enumerate(items(self.raw.get("candidates")), 1)]
+        if not self.base or any(candidate.status == "base" for candidate in listed):
+            return listed
+        recipe = text(mapping(self.raw.get("base")).get("recipe")) or f"@ {self.text('base_runtime')}"
+        return [Candidate(0, recipe, "base", "", {}, self.base, {}, None), *listed]
 
     @cached_property
     def candidates(self) -> list[Candidate]:
-        """All candidates, numbered in the document's order."""
-        return [Candidate.read(position, raw) for position, raw in enumerate(items(self.raw.get("candidates")), 1)]
+        """The base and all candidates, numbered in the document's order."""
+        return [replace(c, predicted=self._with_quality(c.predicted)) for c in self._listed]
+
+    def _with_quality(self, predicted: Values) -> Values:
+        """Add the quality that a predicted loss of quality amounts to."""
+        loss, base = predicted.get("quality_loss"), self.base_quality()
+        if loss is None or base is None or self.quality in predicted:
+            return predicted
+        sign = -1 if self.term.better == "higher" else 1
+        low, high = sorted(base + sign * end for end in loss.ends)
+        return {**predicted, self.quality: replace(loss, value=base + sign * loss.value, low=low, high=high)}
 
     @cached_property
     def ranked(self) -> list[Candidate]:
@@ -266,7 +310,7 @@ class Result:
     def objective(self) -> str:
         """Name of the figure that was made cheaper; `latency` finds `latency_ms`."""
         wanted = self.text("objective")
-        names = {**self.base, **{name: value for c in self.candidates for name, value in c.figures.items()}}
+        names = {**self.base, **{name: value for c in self._listed for name, value in c.figures.items()}}
         return wanted if wanted in names else next((n for n in names if wanted and n.startswith(wanted)), wanted)
 
     @cached_property
@@ -278,7 +322,7 @@ class Result:
 
     def base_quality(self) -> float | None:
         """Return the base's quality on the validation split, where candidates are compared."""
-        known = [c.figures[self.quality] for c in self.candidates if c.status == "base" and self.quality in c.figures]
+        known = [c.figures[self.quality] for c in self._listed if c.status == "base" and self.quality in c.figures]
         found = known[0] if known else self.base.get(self.quality)
         return found.value if found else None
 
@@ -300,6 +344,8 @@ def title(name: str) -> str:
     >>> title("latency_ms"), title("latency_p90_ms"), title("macro_f1")
     ('Latency', 'Latency p90', 'Macro f1')
     """
+    if name in NAMES:
+        return NAMES[name]
     words = name.split("_")
     if len(words) > 1 and words[-1].lower() in UNITS:
         words = words[:-1]
@@ -308,3 +354,4 @@ def title(name: str) -> str:
 
 
 UNITS = frozenset({"ms", "us", "s", "mb", "gb", "kb", "j", "mj", "usd", "w", "gflops", "x"})
+NAMES = {"usd_per_million": "Cost", "throughput_per_s": "Throughput"}

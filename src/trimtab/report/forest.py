@@ -22,12 +22,13 @@ class Row:
     high: float | None
     limit: float | None
     kept: str
+    better: str = "higher"
 
 
-def forest_scale(rows: Sequence[Row]) -> Scale:
-    """Return the scale that all rows of a forest plot share; zero is always on it."""
+def forest_scale(rows: Sequence[Row], zero: bool = True) -> Scale:
+    """Return the scale that all rows of a forest plot share, with zero on it where `zero`."""
     known = [v for row in rows for v in (row.value, row.low, row.high, row.limit) if v is not None]
-    low, high = span([*known, 0.0], log=False, pad=0.06)
+    low, high = span([*known, 0.0] if zero else known, log=False, pad=0.06)
     return Scale(low, high, 8.0, WIDTH - 8.0)
 
 
@@ -46,7 +47,7 @@ def forest_row(scale: Scale, row: Row, note: str) -> Markup:
     parts: list[Markup] = [tag("title", note)]
     if row.limit is not None:
         x = scale(row.limit)
-        outside = (scale.start - 8, x) if row.limit <= 0 else (x, scale.end + 8)
+        outside = (scale.start - 8, x) if row.better == "higher" else (x, scale.end + 8)
         parts.append(tag("rect", x=outside[0], y=0, width=outside[1] - outside[0], height=30, class_="broken"))
         parts.append(line(x, 0, x, 30, "limit"))
     if row.low is not None and row.high is not None:

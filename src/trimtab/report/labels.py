@@ -20,9 +20,10 @@ class Box:
 
     def overlap(self, other: Box) -> float:
         """Return the area that two boxes share."""
+        if other.left >= self.right or other.right <= self.left or other.top >= self.bottom or other.bottom <= self.top:
+            return 0.0
         width = min(self.right, other.right) - max(self.left, other.left)
-        height = min(self.bottom, other.bottom) - max(self.top, other.top)
-        return max(width, 0.0) * max(height, 0.0)
+        return width * (min(self.bottom, other.bottom) - max(self.top, other.top))
 
     def inside(self, other: Box) -> bool:
         """Say whether this box lies within another."""
@@ -56,7 +57,9 @@ def place(places: Sequence[Box], taken: Iterable[Box], frame: Box, must: bool) -
     """Return the first free place within the frame; if none is free the least bad one where `must`, else None."""
     within = [box for box in places if box.inside(frame)]
     obstacles = list(taken)
-    costs = [sum(box.overlap(other) for other in obstacles) for box in within]
-    if not costs or (min(costs) > 1.0 and not must):
-        return None
-    return within[next((i for i, cost in enumerate(costs) if cost <= 1.0), costs.index(min(costs)))]
+    costs = []
+    for box in within:
+        costs.append(sum(box.overlap(other) for other in obstacles))
+        if costs[-1] <= 1.0:
+            return box
+    return within[costs.index(min(costs))] if must and costs else None

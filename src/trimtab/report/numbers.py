@@ -10,6 +10,7 @@ TIME: Ladder = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 BYTES: Ladder = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 ENERGY: Ladder = ((1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ"))
 COUNT: Ladder = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+MACS: Ladder = ((1e9, "GMAC"), (1e6, "MMAC"), (1e3, "kMAC"), (1.0, "MAC"))
 LADDERS: dict[str, tuple[float, Ladder]] = {
     "s": (1.0, TIME),
     "ms": (1e-3, TIME),
@@ -24,6 +25,8 @@ LADDERS: dict[str, tuple[float, Ladder]] = {
     "mj": (1e-3, ENERGY),
     "": (1.0, COUNT),
     "count": (1.0, COUNT),
+    "1": (1.0, COUNT),
+    "mac": (1.0, MACS),
     "operations": (1.0, COUNT),
     "parameters": (1.0, COUNT),
 }

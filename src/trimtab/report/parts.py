@@ -40,7 +40,7 @@ def recipe(words: str) -> Markup:
 def stacked(value: Value | None, like: float | None = None) -> Markup:
     """Show a figure with its interval beneath, in the unit of `like` where one is given."""
     if value is None:
-        return tag("span", numbers.DASH, class_="none")
+        return tag("span", numbers.DASH, class_="none", title="not in the result")
     ends = numbers.interval(value.value, (value.low, value.high), value.unit, like)
     return join(tag("span", numbers.quantity(value.value, value.unit, like), class_="value"), small(ends))
 

@@ -15,8 +15,8 @@ LEFT, TOP, RIGHT, BOTTOM = 58.0, 16.0, 14.0, 46.0
 """Room in pixels around a plot for its axes."""
 REACH = {"chosen": 9.0, "base": 7.0}
 SMALL = 5.0
-FOCUS = ("chosen", "base", "certified", "frontier", "not certified")
-DRAWN = ("chosen", "base", "certified", "frontier", "not certified", "dominated", "dropped")
+FOCUS = ("chosen", "base", "certified", "passed", "frontier", "not certified")
+DRAWN = ("chosen", "base", "certified", "passed", "frontier", "not certified", "dominated", "dropped")
 """Kinds of point with a shape of their own; all others share the last."""
 
 

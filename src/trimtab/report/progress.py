@@ -52,12 +52,12 @@ class Live(Silent):
             best = f"best {times:.1f}x in {name}, "
         text = f"{len(search.trials)} tried, {best}{max(0, seconds_left):.0f} s left"
         self.bar.update(self.line, best=text)
-        self._log(f"{self.last} ({text})")
+        self._log(text)
 
     def _log(self, text: str) -> None:
-        """Without a terminal: a line for what is new, and no flood of them."""
-        plain = text.partition(" (")[0] if text.startswith("train") else text
-        if not self.bar.disable or (plain == self.last and time.monotonic() - self.at < LOG_EVERY_S):
+        """Without a terminal: a line for each new kind of work, and one every few seconds of the same."""
+        kind = text.partition(" ")[0]
+        if not self.bar.disable or (kind == self.last and time.monotonic() - self.at < LOG_EVERY_S):
             return
-        self.last, self.at = plain, time.monotonic()
+        self.last, self.at = kind, time.monotonic()
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -42,7 +42,7 @@ class Scale:
         if self.log:
             for digits in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
                 ticks = _decades(self.low, self.high, digits)
-                if len(ticks) >= max(3, count - 2):
+                if len(ticks) >= max(3, count - 1):
                     return ticks[:: max(1, math.ceil(len(ticks) / (count + 2)))]
         return _even(self.low, self.high, count)
 
@@ -80,5 +80,5 @@ def span(values: Iterable[float], log: bool, pad: float = 0.08) -> tuple[float, 
     if log:
         room = max(math.log(high / low) if high / low < HUGE else 690.0, 0.3) * pad
         return max(low * math.exp(-room), TINY), min(high * math.exp(room), HUGE * 10)
-    room = max((high - low) * pad, abs(high) * (1e-4 if high > low else 0.05), 1e-12)
+    room = max((high - low) * pad, abs(high) * 1e-4, 1e-12) if high > low else abs(high) * 0.05 or 1.0
     return low - room, high + room

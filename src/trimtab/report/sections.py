@@ -12,8 +12,8 @@ from trimtab.report.markup import Child, Markup, join, tag
 from trimtab.report.parts import badge, cell, recipe, section, small, stacked, table
 
 FLIPS_SHOWN = 20
-CHEAPER = {"latency": "faster", "size": "smaller", "memory": "less memory"}
-DEARER = {"latency": "slower", "size": "larger", "memory": "more memory"}
+CHEAPER = {"latency": "faster", "throughput": "the throughput", "size": "smaller", "memory": "less memory"}
+DEARER = {"latency": "slower", "throughput": "less throughput", "size": "larger", "memory": "more memory"}
 
 
 def hero(result: Result) -> Markup:
@@ -27,7 +27,8 @@ def hero(result: Result) -> Markup:
         tag("p", tag("span", "Recipe", class_="key"), recipe(result.text("recipe"))) if result.text("recipe") else None
     )
     promised = tag("p", tag("span", "Promise", class_="key"), *_codes(result.texts("promise")))
-    facts = tag("div", chosen, promised, class_="facts")
+    stopped = tag("p", "The search was stopped before its time was over; this is the best so far.", class_="note")
+    facts = tag("div", chosen, promised, stopped if result.raw.get("interrupted") is True else None, class_="facts")
     return tag(
         "header", top, badge(result.headline, result.verdict), tag("h1", result.sentence), tag("dl", *numbers_), facts
     )
@@ -61,30 +62,42 @@ def _quality_headline(result: Result) -> Markup | None:
 def tab(result: Result) -> Markup:
     """Show the base beside the chosen one."""
     head = ["Figure", "Base", "Chosen", "Chosen as a share of the base", "Times cheaper, or change"]
-    rows = [_tab_row(result, name) for name in result.names]
+    compared = bool(result.chosen or result.ratios)
+    rows = [_tab_row(result, name, compared) for name in result.names]
     confidence = number(result.raw.get("confidence"))
     sure = f" at {confidence:.0%} confidence" if confidence else ""
-    lead = f"Each figure with its interval{sure} and where it comes from. Shorter bars are cheaper."
-    note = None if result.chosen else tag("p", "There is no chosen model: only the base is on the tab.", class_="note")
-    return section("The tab", lead, note, table(head, rows, "tab cards", "Figures of the base and the chosen model"))
+    lead = f"Each figure with its interval{sure} and where it comes from."
+    lead += " Shorter bars are cheaper." if result.chosen else ""
+    known = (
+        "The chosen model's figures are not in the result." if result.text("recipe") else "There is no chosen model."
+    )
+    note = None if result.chosen else tag("p", f"{known} Only the base's are shown.", class_="note")
+    shown = head if compared else head[:2]
+    return section(
+        "The tab",
+        lead,
+        note,
+        table(shown, rows, "tab cards" if compared else "tab alone", "Figures of the base and the chosen model"),
+    )
 
 
-def _tab_row(result: Result, name: str) -> Markup:
+def _tab_row(result: Result, name: str, compared: bool) -> Markup:
     base, chosen, ratio = result.base.get(name), result.chosen.get(name), result.ratios.get(name)
     known = base or chosen
     like = known.value if known else None
     origin = f"{known.origin or 'origin not stated'}{f', n = {known.n:,}' if known.n else ''}" if known else ""
+    cheaper = not (ratio and base and chosen) or (ratio.value >= 1) == (chosen.value <= base.value)
     change: Child = stacked(ratio)
     if ratio is None and base and chosen and name == result.quality:
         change = tag("span", numbers.difference(chosen.value - base.value, base.unit), class_="value")
-    return tag(
-        "tr",
-        tag("th", title(name), tag("span", origin, class_="origin"), scope="row"),
+    heading = tag("th", title(name), tag("span", origin, class_="origin"), scope="row")
+    cells = [
         cell("Base", stacked(base, like), kind="number"),
         cell("Chosen", stacked(chosen, like), kind="number"),
-        cell("Share of the base", _bar(base, chosen) if ratio else None, kind="bar"),
+        cell("Share of the base", _bar(base, chosen) if ratio and cheaper else None, kind="bar"),
         cell("Times cheaper" if ratio else "Change", change, kind="number ratio"),
-    )
+    ]
+    return tag("tr", heading, *(cells if compared else cells[:1]))
 
 
 def _bar(base: Value | None, chosen: Value | None) -> Markup | None:
@@ -104,7 +117,7 @@ def frontier(result: Result) -> Markup:
     plot = figures.frontier_plot(result)
     cost, quality = title(result.objective).lower() or "cost", title(result.quality).lower() or "quality"
     lead = (
-        f"Every measured candidate: {quality} on the validation split against {cost}. "
+        f"Every measured candidate: {quality} on the validation split against {cost}, with intervals. "
         "Numbers are those of the candidates' table."
     )
     absent = len(result.candidates) - len(figures.frontier_marks(result))
@@ -127,8 +140,8 @@ def predictions(result: Result) -> Markup:
 
 def promises(result: Result) -> Markup:
     """Show every promise and slice as a forest plot."""
-    units = list(dict.fromkeys(test.unit for test in result.tests))
-    tables = [_forest(result, unit) for unit in units]
+    kinds = list(dict.fromkeys((test.unit, test.absolute) for test in result.tests))
+    tables = [_forest([t for t in result.tests if (t.unit, t.absolute) == kind]) for kind in kinds]
     empty = tag("p", "The test split was not opened, so no promise was tested.", class_="note")
     lead = (
         "Trimmed minus base on the same examples of the sealed test split. "
@@ -137,19 +150,24 @@ def promises(result: Result) -> Markup:
     return section("Promises and slices", lead, *(tables or [empty]))
 
 
-def _forest(result: Result, unit: str) -> Markup:
-    tests = [test for test in result.tests if test.unit == unit]
-    rows = [Row(t.difference, t.low, t.high, t.limit, t.verdict) for t in tests]
-    scale = forest_scale(rows)
-    shown = numbers.difference_unit(unit)
+def _forest(tests: list[Outcome]) -> Markup:
+    unit, absolute = tests[0].unit, tests[0].absolute
+    values = (t.trimmed if absolute else t.difference for t in tests)
+    rows = [Row(v, t.low, t.high, t.limit, t.verdict, t.better) for v, t in zip(values, tests, strict=True)]
+    scale = forest_scale(rows, zero=not absolute)
+    shown = "%" if absolute and unit in numbers.SHARES else numbers.difference_unit(unit)
     axis = forest_axis(scale, 100.0 if unit in numbers.SHARES else 1.0)
-    heading = f"Difference, {shown}" if shown else "Difference"
-    head = ["Promise", "Base → trimmed", heading, axis, "Verdict"]
+    what = "Trimmed" if absolute else "Difference"
+    head = ["Promise", "Base → trimmed", f"{what}, {shown}" if shown else what, axis, "Verdict"]
+    families = [test.family for test in tests]
     body: list[Markup] = []
-    for before, test, row in zip([None, *tests], tests, rows, strict=False):
-        if test.slice and (before is None or before.promise != test.promise or not before.slice):
-            body.append(_group(test.promise))
-        body.append(_forest_line(test, row, forest_row(scale, row, _spoken(test)), scale(0.0)))
+    for position, (test, row) in enumerate(zip(tests, rows, strict=True)):
+        grouped = bool(test.family) and families.count(test.family) > 1
+        if grouped and test.family not in families[:position]:
+            body.append(_group(test.family))
+        body.append(
+            _forest_line(test, forest_row(scale, row, _spoken(test)), None if absolute else scale(0.0), grouped)
+        )
     return table(head, body, "forest-table cards", f"Promises on the test split, {shown or 'no unit'}")
 
 
@@ -157,12 +175,11 @@ def _group(promise: str) -> Markup:
     return tag("tr", tag("th", tag("code", promise), ", on each slice", colspan=5, scope="colgroup"), class_="group")
 
 
-def _forest_line(test: Outcome, row: Row, picture: Markup, zero: float) -> Markup:
+def _forest_line(test: Outcome, picture: Markup, zero: float | None, grouped: bool) -> Markup:
     values = f"{numbers.quantity(test.base, test.unit)} → {numbers.quantity(test.trimmed, test.unit)}"
-    change = numbers.DASH if test.difference is None else numbers.signed(test.difference, test.unit)
-    ends = numbers.difference_interval(test.low, test.high, test.unit)
-    name = test.slice or tag("code", test.promise)
-    plot = tag("td", picture, class_="plot", style=f"--zero:{zero:.1f}px")
+    change, ends = _change(test)
+    name: Child = test.slice if grouped else tag("code", test.promise)
+    plot = tag("td", picture, class_="plot", style="background:none" if zero is None else f"--zero:{zero:.1f}px")
     verdict = cell("Verdict", badge(test.verdict or numbers.DASH, test.verdict), small(_detail(test)), kind="verdict")
     numbers_ = cell("Base → trimmed", values, small(f"n = {test.n:,.0f}" if test.n else ""), kind="number")
     return tag(
@@ -172,21 +189,28 @@ def _forest_line(test: Outcome, row: Row, picture: Markup, zero: float) -> Marku
         cell("Difference", change, small(ends), kind="number"),
         plot,
         verdict,
-        class_="slice" if test.slice else None,
+        class_="slice" if grouped else None,
     )
 
 
+def _change(test: Outcome) -> tuple[str, str]:
+    if test.absolute and test.trimmed is not None:
+        ends = numbers.interval(test.trimmed, (test.low, test.high), test.unit)
+        return numbers.quantity(test.trimmed, test.unit), ends
+    change = numbers.DASH if test.difference is None else numbers.signed(test.difference, test.unit)
+    return change, numbers.difference_interval(test.low, test.high, test.unit)
+
+
 def _detail(test: Outcome) -> str:
-    if test.more_examples:
+    if test.more_examples and test.verdict == "UNDECIDED":
         return f"{test.more_examples:,.0f} more examples would decide it"
     chance = "" if test.p_value is None else "p < 0.0001" if test.p_value < 1e-4 else f"p = {test.p_value:.2g}"
     return ", ".join(part for part in (chance, test.method) if part)
 
 
 def _spoken(test: Outcome) -> str:
-    limit = numbers.difference(test.limit, test.unit)
-    ends = numbers.difference_interval(test.low, test.high, test.unit)
-    change = numbers.difference(test.difference, test.unit)
+    limit = numbers.quantity(test.limit, test.unit) if test.absolute else numbers.difference(test.limit, test.unit)
+    change, ends = _change(test)
     return f"{test.slice or test.promise}: {change} {ends}, limit {limit}, {test.verdict}"
 
 

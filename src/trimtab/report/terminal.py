@@ -82,18 +82,20 @@ def _promises(result: Result, gap: str) -> Table | None:
     if not result.tests:
         return None
     table = _table("Promises on the test split", "", ">base", ">trimmed", ">difference", "verdict")
-    group = ""
-    for test in result.tests:
-        if test.slice and test.promise != group:
-            table.add_row(Text(test.promise))
-        group = test.promise if test.slice else ""
-        name = Text(f"  {test.slice}" if test.slice else test.promise)
+    families = [test.family for test in result.tests]
+    for position, test in enumerate(result.tests):
+        grouped = bool(test.family) and families.count(test.family) > 1
+        if grouped and test.family not in families[:position]:
+            table.add_row(Text(test.family))
+        name = Text(f"  {test.slice}" if grouped else test.promise)
         values = (numbers.quantity(value, test.unit) for value in (test.base, test.trimmed))
         table.add_row(name, *values, _difference(test, gap), _outcome(test))
     return table
 
 
 def _difference(test: Outcome, gap: str) -> Text:
+    if test.absolute and test.trimmed is not None:
+        return _figure(Value(test.trimmed, test.low, test.high, test.unit), gap)
     ends = numbers.difference_interval(test.low, test.high, test.unit)
     shown = Text(numbers.difference(test.difference, test.unit))
     return shown.append(gap + ends, style="dim") if ends else shown
@@ -101,7 +103,11 @@ def _difference(test: Outcome, gap: str) -> Text:
 
 def _outcome(test: Outcome) -> Text:
     shown = Text(test.verdict or numbers.DASH, style=STYLES.get(test.verdict, ""))
-    more = f" {test.more_examples:,.0f} more examples would decide it" if test.more_examples else ""
+    more = (
+        f" {test.more_examples:,.0f} more examples would decide it"
+        if test.more_examples and test.verdict == "UNDECIDED"
+        else ""
+    )
     return shown.append(more, style="dim")
 
 

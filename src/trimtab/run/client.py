@@ -35,7 +35,7 @@ from trimtab.values.machine import Machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 LAST_WORDS = 2000
 """Characters of the worker's stderr that are read after its death."""
-WARMUP = 3
+WARMUP = 1
 """Calls before a timing that are not counted."""
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -170,12 +170,15 @@ class Worker:
             code = None
         words = self._last_words()
         self.close()
+        full = bool(MEMORY_SIGNS.search(words))
+        how = f"ran out of memory and {_ending(code)}" if full else _ending(code)
         told = f"; its last words: {words}" if words else ""
-        message = f"{self.label} {_ending(code)} during {command}{told}"
-        raise WorkerMemory(message) if MEMORY_SIGNS.search(words) else WorkerDied(message)
+        message = f"{self.label} {how} during {command}{told}"
+        raise WorkerMemory(message) if full else WorkerDied(message)
 
     def _complain(self, command: str, kind: str, message: str) -> NoReturn:
         if kind == "memory":
+            self.close()  # libraries do not promise a sound state after a failed allocation
             raise WorkerMemory(f"{self.label} ran out of memory during {command}: {message}")
         known = getattr(errors, kind, None)
         if known is errors.UnknownName:

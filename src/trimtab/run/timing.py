@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.values.task import Split, TaskView
+
 BATCHES = 8
 """Real batches that a block of timing goes through."""
 
@@ -28,6 +30,12 @@ class Timed(Protocol):
     def time(self, inputs: Mapping[str, NDArray[Any]], seconds: float) -> NDArray[np.float64]:
         """Return the seconds of each call."""
         ...
+
+
+def real_batches(view: TaskView, split: Split, size: int) -> list[Mapping[str, NDArray[Any]]]:
+    """Return the inputs of up to eight batches of exactly `size` examples; of one smaller if the split has fewer."""
+    batches = list(view.batches(split, size, size * BATCHES))
+    return [batch.inputs for batch in batches if len(batch) == size] or [batch.inputs for batch in batches[:1]]
 
 
 def call_seconds(session: Timed, batches: Iterable[Mapping[str, NDArray[Any]]], seconds: float) -> NDArray[np.float64]:

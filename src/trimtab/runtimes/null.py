@@ -40,7 +40,6 @@ class Null(Runtime):
 
     formats: ClassVar[frozenset[str]] = frozenset({"null"})
     native: ClassVar[frozenset[str]] = frozenset({"null"})
-    native: ClassVar[frozenset[str]] = frozenset({"null"})
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from trimtab.values.session import Session
 if TYPE_CHECKING:
     from trimtab.values.session import Arrays
 
-SPEED = Speed(efficiency=0.5, call_us=20.0, layer_us=20.0)
+SPEED = Speed(efficiency=0.35, call_us=10.0, layer_us=18.0)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Torch(Runtime):
     """Calls the module in inference mode: `torch(threads=1)`."""
 
     formats: ClassVar[frozenset[str]] = frozenset({"torch"})
-    native: ClassVar[frozenset[str]] = frozenset({"torch"})
     native: ClassVar[frozenset[str]] = frozenset({"torch"})
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
 

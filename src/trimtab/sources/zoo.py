@@ -49,10 +49,13 @@ def vgg(shape: Sequence[int], classes: int, width: int = 32, depth: int = 2) -> 
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
-def resnet(shape: Sequence[int], classes: int, width: int = 32, depth: int = 1) -> nn.Module:
-    """Return a residual net for small images [C, H, W]: three stages of `depth` blocks, width x 1, 2, 4."""
+def resnet(shape: Sequence[int], classes: int, width: int = 48, depth: int = 1) -> nn.Module:
+    """Return a residual net for small images [C, H, W]: three stages of `depth` blocks, width x 1, 2, 4.
+
+    The first convolution halves images of 24 pixels and more: half the work, and no loss seen on handwritten digits.
+    """
     channels = width
-    layers = [*_convolution(_image(shape), width), nn.ReLU()]
+    layers = [*_convolution(_image(shape), width, 3, 2 if min(shape[1:]) >= 24 else 1), nn.ReLU()]
     for stage, size in enumerate((width, 2 * width, 4 * width)):
         for block in range(depth):
             layers.append(Residual(channels, size, stride=2 if stage and block == 0 else 1))
@@ -105,10 +108,11 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, sequence: Tensor, length: Tensor | None = None) -> Tensor:
-        """Return logits [N, classes] of `sequence` [N, T, D] or [N, T] with `length` [N] valid steps."""
+        """Return logits [N, classes] of `sequence` [N, T, D] or [N, T]; `length` [N] steps count, or tokens above 0."""
         steps, _ = self.core(self.embed(sequence))
-        if length is None:
+        if length is None and sequence.ndim == 3:
             return self.head(steps[:, -1])  # type: ignore[no-any-return]
+        length = (sequence != 0).sum(1) if length is None else length
         last = (length - 1).clamp(min=0).reshape(-1, 1, 1).expand(-1, 1, steps.shape[2])
         return self.head(steps.gather(1, last).squeeze(1))  # type: ignore[no-any-return]
 

@@ -1,26 +1,41 @@
 """Tasks: what a model must do. A built-in (`mnist5k`), the user's data (`reviews.csv`), or the user's own `Task`.
 
 One file is one task: a frozen dataclass whose fields are the arguments of its reference, `digits(seed=1)`.
+
+A classification or regression of the user's own needs one method, `read`, if it starts from `Labelled`; splits,
+cleaning, metrics and description then come with it. Anything else is a `Task`, written in full.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import DataError, suggest
 from trimtab.values.notation import Step
 from trimtab.values.registry import missing, registry
 from trimtab.values.task import Task
 
+if TYPE_CHECKING:
+    from trimtab.tasks._data import Data as Data
+    from trimtab.tasks._labelled import Labelled as Labelled
+
 CONTRACT = Task
 
 KINDS = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "arrays"}
 """File endings and the task that reads them; a folder is `images`."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Data` and `Labelled` when asked for: they need numpy."""
+    if name not in ("Data", "Labelled"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}._{name.lower()}"), name)
 
 
 def open_task(ref: str) -> Task:
@@ -48,7 +63,8 @@ def open_task(ref: str) -> Task:
         return _from_file(known, Path(path), arguments)
     if Path(path).exists() or "/" in path:
         raise DataError(f"cannot tell how to read {path}; a task's data is a folder or one of: {', '.join(KINDS)}, .py")
-    return _built(registry("tasks").take(path.strip()), Step.parse(f"{path}{arguments}"))
+    step = Step.parse(f"{path}{arguments}")
+    return _built(registry("tasks").take(step.name), step)
 
 
 def _parts(ref: str) -> tuple[str, str]:

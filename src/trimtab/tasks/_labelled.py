@@ -102,7 +102,7 @@ class Labelled(Task):
             return None
         if self.weights in ("balanced", ("balanced",)):
             counts = np.bincount(self._targets("train"), minlength=len(self.labels))
-            return tuple((counts.sum() / (len(counts) * counts)).tolist())
+            return tuple((counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist())
         numbers = tuple(float(weight) for weight in self.weights if not isinstance(weight, str))
         if len(numbers) != len(self.labels) or len(numbers) != len(self.weights) or min(numbers) <= 0:
             raise DataError(f"weights are 'balanced', or one above 0 for each class of {', '.join(self.labels)}")
@@ -254,7 +254,7 @@ def check_read(data: Data) -> None:
 
 
 def check_parts(parts: Parts, data: Data) -> None:
-    """Raise DataError where a split is empty, a cluster is torn apart, or a class is absent from a split."""
+    """Raise DataError where a split is empty, a cluster torn apart, or a class has no row where it needs one."""
     for name in SPLITS:
         if name not in parts or not len(parts[name]):
             raise DataError(f"the {name} split is empty: {len(data)} rows are too few, or no row is marked {name!r}")
@@ -265,8 +265,8 @@ def check_parts(parts: Parts, data: Data) -> None:
     every = data.given is None and data.clusters is None
     for index, label in enumerate(data.labels):
         for name in SPLITS if every else SPLITS[:1]:
-            if not (data.targets[parts[name]] == index).any():
-                count = int((data.targets == index).sum())
+            count = int((data.targets == index).sum())
+            if count and not (data.targets[parts[name]] == index).any():
                 raise DataError(
                     f"class {label!r} has none of its {count} rows in {name}; gather more, or merge classes"
                 )

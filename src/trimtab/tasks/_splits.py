@@ -59,14 +59,19 @@ def given_parts(given: Array) -> Parts:
 
 def row_hashes(inputs: Mapping[str, Array]) -> list[bytes]:
     """Hash the inputs of each row, to find rows that are the same."""
-    count = len(next(iter(inputs.values())))
-    digests = [hashlib.blake2b(digest_size=16) for _ in range(count)]
-    for array in inputs.values():
-        for digest, row in zip(digests, array, strict=True):
-            content = np.asarray(row)
-            digest.update(repr(row).encode() if content.dtype.kind in "OU" else np.ascontiguousarray(content).tobytes())
-            digest.update(b"|")
-    return [digest.digest() for digest in digests]
+    plain = [array for array in inputs.values() if array.dtype.kind != "O"]
+    lists = [array for array in inputs.values() if array.dtype.kind == "O"]
+    views = [np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8) for array in plain]
+    columns: list[Iterable[Array]] = [views[0] if len(views) == 1 else np.hstack(views)] if views else []
+    return [_hash(parts) for parts in zip(*columns, *lists, strict=True)]
+
+
+def _hash(parts: Iterable[Array]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(b"%d|" % part.nbytes)
+        digest.update(part.tobytes())
+    return digest.digest()
 
 
 def duplicates(hashes: Sequence[bytes], parts: Parts, targets: Array | None) -> dict[str, Any]:

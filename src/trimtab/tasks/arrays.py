@@ -66,7 +66,8 @@ def loaded(path: Path) -> dict[str, Array]:
     """Read an .npz without unpickling anything; raises DataError that names the array at fault."""
     name = ""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened:
+            file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it is not an .npz")
             arrays = {}

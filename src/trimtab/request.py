@@ -1,0 +1,34 @@
+"""What the user asked for, as data: the run folder remembers it, and the command that repeats it is made of it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; the run folder remembers it, and goes on only with the same one."""
+
+    model: str
+    task: str
+    promises: tuple[str, ...]
+    objective: str = "latency"
+    limits: tuple[str, ...] = ()
+    on: str = "here"
+    within_s: float = 600.0
+    tries: tuple[str, ...] = ()
+    train: bool = True
+    seed: int = 0
+    confidence: float = 0.95
+    memory_limit_mb: float = 0.0
+
+    def command(self, out: str) -> str:
+        """Return the command line that repeats the run."""
+        words = ["trimtab", "trim", self.model, self.task]
+        for flag, values in (("--promise", self.promises), ("--limit", self.limits), ("--try", self.tries)):
+            for value in values:
+                words += [flag, value]
+        words += ["--for", self.objective, "--on", self.on, "--within", f"{self.within_s:g}s", "--out", out]
+        words += ["--seed", str(self.seed), "--confidence", f"{self.confidence:g}"]
+        return shlex.join([*words, *([] if self.train else ["--no-train"])])
