@@ -12,9 +12,10 @@ from typing import Any
 
 from trimtab import __version__
 from trimtab.apply import LIBRARIES, versions
+from trimtab.plan import Candidate
 from trimtab.recipe import available
 from trimtab.request import Request
-from trimtab.search import Search, Trial
+from trimtab.search import WORTH_TRYING, Search, Trial
 from trimtab.values.figure import Figure
 from trimtab.values.task import SPLITS
 from trimtab.verify import Evidence, Judgement, overall
@@ -109,7 +110,9 @@ class Outcome:
         tested = {found.trial.candidate.name: found for found in self.tested}
         walk = {trial.candidate.name for trial in self.search.walk_order()}
         base = self.search.bench.base_figures
-        lines = [{"recipe": f"@ {self.search.bench.runtime}", "status": "base", "reason": "", "figures": _map(base)}]
+        lines: list[dict[str, Any]] = [
+            {"recipe": f"@ {self.search.bench.runtime}", "status": "base", "reason": "", "figures": _map(base)}
+        ]
         for trial in self.search.trials:
             found = tested.get(trial.candidate.name)
             lines.append(
@@ -124,8 +127,13 @@ class Outcome:
                     "seconds": round(trial.seconds, 2),
                 }
             )
-        untried = {"status": "not tried", "reason": "no gain expected in the time left"}
-        return lines + [{"recipe": candidate.name, **untried} for candidate in self.search.waiting]
+        return lines + [self._untried(candidate) for candidate in self.search.waiting]
+
+    def _untried(self, candidate: Candidate) -> dict[str, Any]:
+        gain = self.search.expected_gain(candidate, self.search.best_cost)
+        reason = "the time was over" if gain > WORTH_TRYING else "no gain expected"
+        predicted = _map(self.search.predictor.figures(candidate))
+        return {"recipe": candidate.name, "status": "not tried", "reason": reason, "predicted": predicted}
 
     def flips(self, found: Tested) -> dict[str, Any]:
         """Return how many answers changed on the test split, and the first of them by example."""

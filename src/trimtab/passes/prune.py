@@ -71,7 +71,7 @@ class Prune(Pass):
             facts,
             parameters=round(facts.parameters * left),
             operations=round(facts.operations * left),
-            quality_loss=facts.quality_loss + LOSS * self.ratio,
+            quality_loss=min(1.0, facts.quality_loss + LOSS * self.ratio),
             cut=1 - (1 - facts.cut) * left,
         )
 

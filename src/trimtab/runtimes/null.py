@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,7 @@ from trimtab.runtimes import Runtime
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
 from trimtab.values.model import Model, Part
-from trimtab.values.session import Session
-
-if TYPE_CHECKING:
-    from trimtab.values.session import Arrays
+from trimtab.values.session import Arrays, Session
 
 FAULTS = ("", "crash", "exit", "hang", "memory", "noise", "load")
 CHUNK = 1 << 24

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import onnxruntime
 from numpy.typing import NDArray
 
+from trimtab.run.onnx_guard import guarded
 from trimtab.run.speed import Speed
 from trimtab.runtimes import Runtime
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
 from trimtab.values.model import Model, Part
-from trimtab.values.session import Session
-
-if TYPE_CHECKING:
-    from trimtab.values.session import Arrays
+from trimtab.values.session import Arrays, Session
 
 SPEED = Speed(efficiency=0.8, call_us=12.0, layer_us=3.0)
 LEVELS = {
@@ -62,8 +60,7 @@ class OnnxRuntime(Runtime):
         options.log_severity_level = ERRORS_ONLY
         # waiting threads that spin steal the core of those that work: on two busy cores p90 was 13.6 ms, 6.1 without
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = str(part.path / "model.onnx")
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(guarded(part.path)), options, providers=["CPUExecutionProvider"])
 
 
 class _Graphs:

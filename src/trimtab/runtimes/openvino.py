@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from trimtab.run.onnx_guard import guarded
 from trimtab.run.speed import Speed
 from trimtab.runtimes import Runtime
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
 from trimtab.values.model import Model, Part
-from trimtab.values.session import Session
-
-if TYPE_CHECKING:
-    from trimtab.values.session import Arrays
+from trimtab.values.session import Arrays, Session
 
 SPEED = Speed(efficiency=0.8, call_us=40.0, layer_us=3.0)
-HINTS = ("latency", "throughput")
+HINTS, PRECISIONS = ("latency", "throughput"), ("f32", "bf16")
 PROCESSORS = frozenset({"sse4_2", "avx2", "avx512f", "asimd"})
 """Its processor plugin needs one of these instruction sets."""
+BRIEF = frozenset({"amx_bf16", "avx512_bf16"})
+"""Instruction sets that multiply bf16; without them the plugin computes in f32 whatever it is told."""
 
 
 @dataclass(frozen=True)
 class OpenVino(Runtime):
-    """Compiles the graph for the processor, in one stream and float32: `openvino(threads=1)`."""
+    """Compiles the graph for the processor, in one stream: `openvino(threads=1)`."""
 
     hint: str = "latency"
     """What it is told to optimize: latency or throughput."""
+    precision: str = "f32"
+    """What float layers compute in: f32, or bf16, quicker and coarser where the processor has products of it."""
 
     formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
     libraries: ClassVar[tuple[str, ...]] = ("openvino",)
@@ -40,16 +42,31 @@ class OpenVino(Runtime):
         super().__post_init__()
         if self.hint not in HINTS:
             raise ValueError(f"hint is latency or throughput, got {self.hint!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is f32 or bf16, got {self.precision!r}")
+
+    @classmethod
+    def choices(cls, facts: Facts, machine: Machine) -> tuple[Runtime, ...]:
+        """Return one thread and every core, and for float models the same in bf16 where the processor has it."""
+        plain = super().choices(facts, machine)
+        brief = BRIEF & set(machine.isa) and facts.activation_bits > 16
+        return (*plain, *(cls(threads=one.threads, precision="bf16") for one in plain if brief))
 
     def predict(self, facts: Facts, machine: Machine) -> dict[str, float]:
         """Return the expected `latency_ms` at batch 1; the constants are explained in `trimtab.run.speed`."""
+        if self.precision == "bf16" and facts.activation_bits > 16:
+            facts = replace(facts, weight_bits=min(16.0, facts.weight_bits))
+            peaks = machine.peak_gflops
+            machine = replace(machine, peak_gflops={**peaks, "fp32": peaks.get("bf16", peaks.get("fp32", 0.0))})
         return {"latency_ms": SPEED.latency_ms(facts, machine, self.threads)}
 
     def refuses(self, model: Model, machine: Machine) -> str | None:
-        """Refuse processors without the instructions that it is built for."""
-        if not machine.isa or PROCESSORS & set(machine.isa):
+        """Refuse processors without the instructions that it is built for, or that the precision asks for."""
+        wanted = (PROCESSORS, *((BRIEF,) if self.precision == "bf16" else ()))
+        lacks = next((needed for needed in wanted if not needed & set(machine.isa)), None)
+        if lacks is None or not machine.isa:
             return None
-        return f"openvino needs {' or '.join(sorted(PROCESSORS))}; {machine.name} has {', '.join(machine.isa)}"
+        return f"{self} needs {' or '.join(sorted(lacks))}; {machine.name} has {', '.join(machine.isa)}"
 
     def load(self, model: Model, machine: Machine) -> Session:
         """Compile every part's graph; nothing is cached on disk."""
@@ -61,11 +78,10 @@ class OpenVino(Runtime):
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": self.hint.upper(),
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": self.precision,
             "ENABLE_CPU_PINNING": False,
         }
-        graph = core.read_model(part.path / "model.onnx")
-        return core.compile_model(graph, "CPU", settings).create_infer_request()
+        return core.compile_model(core.read_model(guarded(part.path)), "CPU", settings).create_infer_request()
 
 
 class _Requests:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,10 +16,7 @@ from trimtab.runtimes import Runtime
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
 from trimtab.values.model import Model, Signature
-from trimtab.values.session import Session
-
-if TYPE_CHECKING:
-    from trimtab.values.session import Arrays
+from trimtab.values.session import Arrays, Session
 
 SPEED = Speed(efficiency=0.35, call_us=10.0, layer_us=18.0)
 
