@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import tabs
-
 from trimtab.cli import main
 
 OUT = Path("runs/demo")

@@ -13,13 +13,13 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trimtab import machines
 from trimtab.apply import Workshop, set_quiet_threads
-from trimtab.errors import CorruptFile, UsageError
+from trimtab.errors import CorruptFile, UnknownName, UsageError
 from trimtab.report.page import write_page
 from trimtab.report.progress import Live
 from trimtab.request import Request
@@ -33,6 +33,7 @@ from trimtab.values.task import Task
 
 REPORT_FILE = "report.html"
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)\Z")
+SETTINGS = frozenset({"objective", "limits", "on", "tries", "train", "seed", "confidence", "memory_limit_mb"})
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -79,18 +80,22 @@ def trim(model: Any, task: Any, promise: str | Sequence[str], out: str | Path = 
     """
     within = parse_duration(str(settings.pop("within", "10m")))
     store, progress = settings.pop("store", None), settings.pop("progress", None)
+    for name in settings.keys() - SETTINGS:
+        raise UnknownName("setting of trim", name, {*SETTINGS, "within", "store", "progress", "out"})
+    settings |= {name: tuple(_texts(settings[name])) for name in ("limits", "tries") if name in settings}
     ready = given_task(task)
     request = Request(
         model=given_model(model),
         task=ready if isinstance(ready, str) else str(ready),
-        promises=(promise,) if isinstance(promise, str) else tuple(promise),
+        promises=tuple(_texts(promise)),
         within_s=within,
+        **settings,
     )
-    try:
-        request = replace(request, **settings)
-    except TypeError as error:
-        raise UsageError(f"trim: {error}; settings are objective, limits, tries, train, seed, confidence") from error
     return run(request, Path(out), progress, store, None if isinstance(ready, str) else ready)
+
+
+def _texts(given: str | Sequence[str]) -> Sequence[str]:
+    return (given,) if isinstance(given, str) else given
 
 
 def run(
@@ -157,8 +162,11 @@ def read_result(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder} holds {hint}; a finished one has {RESULT_FILE}")
     try:
         document: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise CorruptFile(f"{path} is not JSON: {error}") from error
+        lacks = {"verdict", "recipe", "candidates", "conditions"} - document.keys()
+    except (ValueError, AttributeError) as error:
+        raise CorruptFile(f"{path} is not a result: {error}; remove it, and repeat the run's command") from error
+    if lacks:
+        raise CorruptFile(f"{path} is not a result: it lacks {sorted(lacks)[0]}; remove it, and repeat the command")
     return document
 
 

@@ -18,14 +18,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from trimtab.errors import CorruptFile, DataError, Refused
+from trimtab.errors import DataError, Refused, UsageError
 from trimtab.passes import Context, Pass, quiet
 from trimtab.recipe import Recipe, bind, check_formats, split_model
 from trimtab.runtimes import Runtime
 from trimtab.values.machine import Machine
 from trimtab.values.model import MODEL_FILE, Model, Part
 from trimtab.values.registry import registry
-from trimtab.values.store import Store, file_hash, files_of
+from trimtab.values.store import MANIFEST, Store, copy_folder, file_hash, files_of, make_folder, writing
 from trimtab.values.task import Task, TaskView
 
 LIBRARIES = ("numpy", "torch", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "openvino")
@@ -185,7 +185,7 @@ def gather(model: Model, folder: Path) -> Model:
 def _gathered(name: str, part: Part, folder: Path) -> Part:
     if part.path.is_relative_to(folder):
         return part
-    shutil.copytree(part.path, folder / name)
+    copy_folder(part.path, folder / name)
     return replace(part, path=folder / name)
 
 
@@ -220,16 +220,26 @@ def versions(names: tuple[str, ...]) -> dict[str, str]:
 def apply_recipe(text: str, recipe: str, workshop: Workshop, out: Path) -> Made:
     """Run a recipe on a model and copy the result to `out`, which must not exist or be empty.
 
+    `model.json` comes last: a folder without it is half copied.
+
     Raises:
-        CorruptFile: `out` holds something already.
+        UsageError: `out` holds something already.
+        OutputError: `out` cannot be written.
     """
-    if out.exists() and any(out.iterdir()):
-        raise CorruptFile(f"{out} is not empty; choose another --out, or remove it first")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is {'not empty' if out.is_dir() else 'a file'}; choose another --out, or remove it")
     bound = bind(recipe)
     base = workshop.open(text)
     check_formats(bound, base.model.format)
+    make_folder(out)
     made = workshop.apply(base, bound.passes, base)
-    shutil.copytree(made.folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+    try:
+        with writing(out):
+            copy_folder(made.folder, out, leave_out={MANIFEST, MODEL_FILE})
+            shutil.copyfile(made.folder / MODEL_FILE, out / MODEL_FILE)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
     return replace(made, model=Model.open(out.resolve()), folder=out.resolve())
 
 

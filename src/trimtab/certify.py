@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.apply import Workshop
-from trimtab.errors import PromiseError
+from trimtab.errors import PromiseError, UsageError
 from trimtab.measure import Bench, choose_runtime
 from trimtab.pack import check
 from trimtab.recipe import bind_runtime
@@ -24,6 +24,8 @@ def verify_bundle(
         CorruptFile: the bundle has changed.
         PromiseError: a promise that does not parse or fit, or none at all.
     """
+    if not 0.5 < confidence < 1:
+        raise UsageError(f"confidence is between 0.5 and 1, got {confidence:g}; 0.95 is usual")
     about = check(folder)
     texts = list(promises) or list(about.get("promise", []))
     if not texts:

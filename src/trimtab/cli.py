@@ -7,47 +7,102 @@ Heavy modules are imported by the verb that needs them, so that `--help` is inst
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
+import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from trimtab import __version__
-from trimtab.errors import TrimtabError
+from trimtab.errors import TrimtabError, UnknownName, UsageError
 
-KEPT, FAILED, WRONG, NOT_KEPT, INTERRUPTED = 0, 1, 2, 3, 130
+KEPT, FAILED, NOT_KEPT, INTERRUPTED = 0, 1, 3, 130
 LISTS = ("passes", "runtimes", "sources", "tasks", "meters", "machines")
+TROUBLES = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE})
+"""System errors that the user can mend; any other one is a bug of ours and keeps its traceback."""
+CHOICE = re.compile(r"argument (\w+): invalid choice: '(.*)' \(choose from (.*)\)")
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError, one line, where argparse would print the usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and where to look."""
+        found = CHOICE.match(message)
+        if found:
+            raise UnknownName(found[1].lower(), found[2], re.findall(r"\w+", found[3]))
+        raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    words = parser().parse_args(arguments)
-    verb: Callable[[argparse.Namespace], int] = words.verb
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
     try:
-        return verb(words)
-    except TrimtabError as error:
-        return complain(words, str(error), error.exit_status)
-    except KeyboardInterrupt:
-        return complain(words, "interrupted; what was finished is kept, and the same command goes on", INTERRUPTED)
+        status = _run(given)
+        sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except TrimtabError as error:
+        return complain(str(error), error.exit_status, as_json)
+    except KeyboardInterrupt:
+        return complain("interrupted; what was finished is kept, and the same command goes on", INTERRUPTED, as_json)
+    except MemoryError:
+        return complain("this machine's memory is not enough; what was finished is kept", FAILED, as_json)
+    except OSError as error:
+        if error.errno not in TROUBLES:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        return complain(f"{error.strerror}{where}; what was finished is kept", FAILED, as_json)
+    return status
 
 
-def complain(words: argparse.Namespace, message: str, status: int) -> int:
-    """Print an error, as a document where `--json` was asked for."""
-    if getattr(words, "json", False):
+def _run(given: Sequence[str]) -> int:
+    top = parser()
+    if not given:
+        top.print_help()
+        return KEPT
+    words = top.parse_args(given)
+    verb: Callable[[argparse.Namespace], int] = words.verb
+    return verb(words)
+
+
+def complain(message: str, status: int, as_json: bool) -> int:
+    """Print an error on stderr, and as a document on stdout where `--json` was asked for."""
+    if as_json:
         print(json.dumps({"error": message, "exit_status": status}))
     print(f"trimtab: {message}", file=sys.stderr)
     return status
 
 
+def number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[str], Any]:
+    """Return a check that a word is a finite number between two others."""
+    what = "a whole number" if kind is int else "a number"
+    to = f" to {most:g}" if math.isfinite(most) else " on"
+
+    def check(text: str) -> int | float:
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if least <= value <= most and math.isfinite(value):
+                return value
+        raise argparse.ArgumentTypeError(f"takes {what} from {least:g}{to}, got {text!r}")
+
+    return check
+
+
+SEED, GB = number(int, 0, 2**32 - 1), number(float, 0)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the whole command line."""
-    top = argparse.ArgumentParser(prog="trimtab", description="Trim a model, keep its promise, and get the tab.")
+    top = Parser(prog="trimtab", description="Trim a model, keep its promise, and get the tab.")
     top.add_argument("--version", action="version", version=f"trimtab {__version__}")
     verbs = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _trim_words(verbs.add_parser("trim", help="find the cheapest model that keeps a promise"))
@@ -61,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     lists.add_argument("name", nargs="?", help="one of them, in full")
     _verb(verbs.add_parser("doctor", help="say what this machine and installation can do"), _doctor)
     cache = _verb(verbs.add_parser("cache", help="show or shrink the store of artefacts"), _cache)
-    cache.add_argument("--shrink", metavar="GB", type=float, help="drop what was used longest ago, down to this size")
+    cache.add_argument("--shrink", metavar="GB", type=GB, help="drop what was used longest ago, down to this size")
     cache.add_argument("--clear", action="store_true", help="drop everything but the record of sealed splits opened")
     return top
 
@@ -76,12 +131,12 @@ def _model_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("model", metavar="MODEL", help="SOURCE:REF, 'zoo:resnet | train(epochs=5)', or a folder")
     words.add_argument("task", metavar="TASK", help="mnist5k, data.csv(target='label'), arrays.npz, my_task.py:MyTask")
     words.add_argument("--on", default="here", metavar="MACHINE", help="machine to measure and predict on")
-    words.add_argument("--seed", type=int, default=0)
+    words.add_argument("--seed", type=SEED, default=0)
 
 
 def _promise_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("--promise", action="append", default=[], metavar="TEXT", help="'accuracy >= base - 0.01'")
-    words.add_argument("--confidence", type=float, default=0.95)
+    words.add_argument("--confidence", type=number(float, 0.5, 0.999999), default=0.95)
 
 
 def _trim_words(words: argparse.ArgumentParser) -> None:
@@ -93,7 +148,7 @@ def _trim_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("--limit", action="append", default=[], metavar="TEXT", help="'size_mb <= 1'")
     words.add_argument("--try", dest="tries", action="append", default=[], metavar="RECIPE", help="try this one first")
     words.add_argument("--no-train", dest="train", action="store_false", help="leave out passes that fit weights")
-    words.add_argument("--memory", type=float, default=0.0, metavar="MB", help="memory limit of each worker")
+    words.add_argument("--memory", type=number(float, 0), default=0.0, metavar="MB", help="memory limit of each worker")
     words.add_argument("--dry-run", action="store_true", help="list candidates, predictions and what can be decided")
 
 
@@ -113,7 +168,7 @@ def _verify_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("task", metavar="TASK")
     words.add_argument("--against", required=True, metavar="MODEL", help="the original")
     words.add_argument("--on", default="here", metavar="MACHINE")
-    words.add_argument("--seed", type=int, default=0)
+    words.add_argument("--seed", type=SEED, help="of the original; by default the one that the bundle names")
     _promise_words(_verb(words, _verify))
 
 
@@ -170,7 +225,10 @@ def _measure(words: argparse.Namespace) -> int:
 
 def _verify(words: argparse.Namespace) -> int:
     from trimtab.certify import verify_bundle
+    from trimtab.pack import check
 
+    if words.seed is None:
+        words.seed = int(check(words.bundle).get("seed", 0))
     with workshop(words) as shop:
         document = verify_bundle(words.bundle, words.against, words.promise, words.confidence, shop)
     show(words, document, "verification")
@@ -232,7 +290,7 @@ def _cache(words: argparse.Namespace) -> int:
 def show(words: argparse.Namespace, document: Mapping[str, Any], kind: str = "plain") -> None:
     """Print a document: as JSON, or as the terminal shows that kind."""
     if words.json:
-        print(json.dumps(document, indent=1))
+        print(json.dumps(document, indent=1, allow_nan=False))
         return
     from rich.console import Console
 

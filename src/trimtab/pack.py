@@ -35,6 +35,8 @@ from trimtab.values.store import file_hash, files_of, seal, sync, writing
 
 BUNDLE_FILE = "bundle.json"
 HASH_FILE = "bundle.sha256"
+CONTENTS: Mapping[str, type] = {"files": dict, "versions": dict, "runtime": str, "artefact": str}
+"""What every `bundle.json` holds."""
 
 
 def pack(made: Made, runtime: Runtime, out: Path, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,10 +86,17 @@ def describe(model: Model, runtime: Runtime, files: Mapping[str, str]) -> dict[s
 def _replace(new: Path, out: Path) -> None:
     """Put the folder `new` in the place of `out`; a kill in between leaves the old bundle under a dotted name."""
     old = out.with_name(f".{out.name}.old")
+    if old.exists() and not out.exists():
+        old.rename(out)  # a kill came in between
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)
-    new.rename(out)
+    try:
+        new.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
     sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -152,6 +161,7 @@ def load(path: str | Path) -> Bundle:
     """Open a bundle for serving in this process.
 
     Raises:
+        DataError: there is no such folder.
         CorruptFile: it is no bundle, or a byte of it has changed.
     """
     folder = Path(path).resolve()
@@ -162,24 +172,45 @@ def load(path: str | Path) -> Bundle:
 
 
 def check(folder: Path) -> dict[str, Any]:
-    """Compare every file with the bundle's hashes and return `bundle.json`; raises CorruptFile if one differs."""
-    try:
-        expected = (folder / HASH_FILE).read_text().strip()
-        text = (folder / BUNDLE_FILE).read_bytes()
-        about: dict[str, Any] = json.loads(text)
-        hashes = dict(about["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptFile(f"{folder} is not a bundle: {error}") from error
-    if file_hash(folder / BUNDLE_FILE) != expected:
-        raise CorruptFile(f"{folder / BUNDLE_FILE} has changed since it was packed; get the bundle again")
+    """Compare every file with the bundle's hashes and return `bundle.json`.
+
+    Raises:
+        DataError: there is no such folder.
+        CorruptFile: it is no bundle, or a file of it has changed, is missing, is a link or does not belong to it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no bundle {folder}")
     found = {
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
     }
+    for name in sorted(found):
+        if (folder / name).is_symlink() or not (folder / name).is_file():
+            raise CorruptFile(f"{folder / name} is a link or no plain file; a bundle has none such")
+    about = _about(folder)
+    hashes: dict[str, str] = about["files"]
     for name in sorted(found ^ {*hashes, BUNDLE_FILE, HASH_FILE}):
         raise CorruptFile(f"{folder / name} is {'missing' if name in hashes else 'no part of the bundle'}")
     for name, wanted in hashes.items():
-        if (folder / name).is_symlink() or file_hash(folder / name) != wanted:
+        if file_hash(folder / name) != wanted:
             raise CorruptFile(f"{folder / name} has changed since it was packed; get the bundle again")
+    return about
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """Read `bundle.json`, if it is what `bundle.sha256` says."""
+    path = folder / BUNDLE_FILE
+    if not path.is_file():
+        inside = folder / "bundle"
+        hint = f"; did you mean {inside}?" if (inside / BUNDLE_FILE).is_file() else f": it has no {BUNDLE_FILE}"
+        raise CorruptFile(f"{folder} is not a bundle{hint}")
+    try:
+        expected = (folder / HASH_FILE).read_text().strip()
+        about: dict[str, Any] = json.loads(path.read_bytes())
+        whole = all(isinstance(about[key], kind) for key, kind in CONTENTS.items())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptFile(f"{folder} is not a bundle: {error}") from error
+    if file_hash(path) != expected or not whole:
+        raise CorruptFile(f"{path} has changed since it was packed; get the bundle again")
     return about
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from trimtab.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Request:
@@ -22,6 +24,12 @@ class Request:
     seed: int = 0
     confidence: float = 0.95
     memory_limit_mb: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed is a whole number from 0 to {2**32 - 1}, got {self.seed}")
+        if not 0 <= self.memory_limit_mb < float("inf"):
+            raise UsageError(f"the memory limit is a number of MB, 0 for none; got {self.memory_limit_mb}")
 
     def command(self, out: str) -> str:
         """Return the command line that repeats the run."""

@@ -73,6 +73,7 @@ class Outcome:
             "objective": search.aim.objective,
             "objective_better": "higher" if search.aim.higher else "lower",
             "limits": list(self.request.limits),
+            "metrics": [metric.name for metric in search.workshop.task.metrics],
             "base": _map(base),
             "base_runtime": str(search.bench.runtime),
             "chosen": _map(winner.figures) if winner else {},

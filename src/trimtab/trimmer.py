@@ -34,9 +34,10 @@ from trimtab.runtimes import Runtime
 from trimtab.search import Aim, Search, Trial, one_line
 from trimtab.tasks import open_task
 from trimtab.values.figure import Figure
+from trimtab.values.machine import Machine
 from trimtab.values.promise import Limit, Promise
 from trimtab.values.store import Store, write_atomically
-from trimtab.values.tab import Tab
+from trimtab.values.tab import TAB_FILE, Tab
 from trimtab.values.task import Task
 from trimtab.verify import judge, overall, slice_values
 
@@ -183,7 +184,7 @@ def trim(
         remember(request, out)
         finished = out / RESULT_FILE
         if finished.is_file():
-            return dict(json.loads(finished.read_text()))
+            return _read_json(finished)
         workshop = Workshop(task, store or Store(), machines.load(request.on), request.seed)
         workshop.threads = workshop.machine.cores
         run = Run(request, out, task, workshop, tab, progress or Progress())
@@ -193,14 +194,21 @@ def trim(
         return _finish(run, search, order, interrupted)
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise CorruptFile(f"{path} is damaged ({error}); remove it, or choose another --out") from error
+
+
 def remember(request: Request, out: Path) -> None:
-    """Write the request into the run folder; raises UsageError where the folder belongs to another one."""
+    """Write the request into the run folder; raises UsageError where a run of another one was begun there."""
     text = json.dumps(asdict(request), indent=1)
     path = out / REQUEST_FILE
-    if not path.is_file():
+    if not path.is_file() or not (out / TAB_FILE).stat().st_size:
         write_atomically(path, text)
         return
-    before, now = json.loads(path.read_text()), json.loads(text)
+    before, now = _read_json(path), json.loads(text)
     changed = [name for name in now if before.get(name) != now[name] and name != "within_s"]
     if changed:
         name = changed[0]
@@ -209,24 +217,31 @@ def remember(request: Request, out: Path) -> None:
         )
 
 
+def asked_for(request: Request, base: Made, machine: Machine) -> list[Candidate]:
+    """Return the recipes that the user wants tried; raises RecipeError where one does not fit the base."""
+    bound = [bind(recipe) for recipe in request.tries]
+    for each in bound:
+        check_formats(each, base.model.format)
+    return [expect(each, base.model.facts, machine) for each in bound]
+
+
 def _search(run: Run, aim: Aim) -> tuple[Search, list[Trial], bool]:
     """Search until the time is over, nothing is left to gain, or Ctrl-C; return the walk to be verified."""
     base = _base(run)
+    wanted = asked_for(run.request, base, run.workshop.machine)
     bench = Bench(run.workshop, base, _base_runtime(run, base), run.request.confidence, run.request.memory_limit_mb)
     search = Search(run.workshop, bench, base, aim, Predictor(run.workshop.machine, base.model.facts), run.tab)
     _measure_base(run, search)
     machine = run.workshop.machine
     search.waiting = list(candidates(base.model.facts, machine, run.request.train))
-    search.first = [expect(bind(recipe), base.model.facts, machine) for recipe in run.request.tries]
-    for candidate in search.first:
-        check_formats(candidate.bound, base.model.format)
+    search.first = wanted
     search.resume()
     frozen = run.tab.read().of("walk")
     if frozen:
         by_name = {trial.candidate.name: trial for trial in search.trials}
         return search, [by_name[name] for name in frozen[-1]["order"] if name in by_name], False
     interrupted = _try_candidates(run, search)
-    if not search.trials and not interrupted:
+    if not search.trials and not interrupted and search.next(float("inf")):
         raise UsageError(
             f"{run.request.within_s:g} s are too short for one candidate: the base alone took {run.elapsed:.0f} s; "
             "give at least twice that with --within, and the same command goes on from here"
@@ -240,7 +255,8 @@ def _base(run: Run) -> Made:
     run.workshop.deadline = run.started + max(1.0, run.request.within_s - run.earlier_s)
     try:
         with run.timed("training"):
-            return run.workshop.open(run.request.model)
+            base = run.workshop.open(run.request.model)
+        return replace(base, seconds=0.0, trained_seconds=0.0)
     except TimeoutError as error:
         raise UsageError(
             f"{run.request.within_s:g} s are too short: the base was not ready ({one_line(error)}); "
@@ -407,7 +423,7 @@ def dry_run(request: Request, progress: Progress | None = None, store: Store | N
     base = workshop.open(request.model)
     predictor = Predictor(workshop.machine, base.model.facts)
     facts, machine = base.model.facts, workshop.machine
-    wanted = [expect(bind(recipe), facts, machine) for recipe in request.tries]
+    wanted = asked_for(request, base, machine)
     lines: list[dict[str, Any]] = []
     for candidate in (*wanted, *candidates(facts, machine, request.train)):
         predicted = {name: figure.to_json() for name, figure in predictor.figures(candidate).items()}

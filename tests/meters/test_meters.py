@@ -68,7 +68,7 @@ def test_quality_keeps_rows_in_the_order_of_the_split(probe):
     class Mistaken(Scripted):
         def run(self, inputs):
             answer = super().run(inputs)["output"]
-            return {"output": np.where(np.arange(len(answer))[:, None] % 2, answer, answer[:, wrong]), "stage": [0, 1]}
+            return {"output": np.where(np.arange(len(answer))[:, None] % 2, answer, answer[:, wrong])}
 
     session = Mistaken([])
     reading = Quality().read(session, probe)
@@ -77,7 +77,6 @@ def test_quality_keeps_rows_in_the_order_of_the_split(probe):
     assert reading.rows[:, 0].tolist() == [0.0, 1.0] * 50
     (accuracy,) = reading.figures
     assert (accuracy.value, accuracy.unit, accuracy.conditions["split"]) == (0.5, "share", "validation")
-    assert reading.details["stage_shares"] == [0.02, 0.02]
 
 
 def test_quality_of_nothing_is_an_error(probe, toy_view):

@@ -112,7 +112,7 @@ def base() -> dict[str, Any]:
             "origin": "measured",
             "conditions": {},
         },
-        "peak_memory_mb": reading(61.2, "MB", 0.8, 5),
+        "memory_mb": reading(61.2, "MB", 0.8, 5),
         "energy_j": reading(0.0442, "J", 0.004, 412, "modelled"),
         "operations": {"value": 41_300_000, "low": None, "high": None, "unit": "count", "origin": "measured"},
     }
@@ -242,7 +242,7 @@ def result(seed: int = 0) -> dict[str, Any]:
         "latency_ms": reading(0.594, "ms", 0.02, 820),
         "latency_p90_ms": reading(0.661, "ms", 0.04, 820),
         "size_mb": {"value": 0.0842, "unit": "MB", "origin": "measured"},
-        "peak_memory_mb": reading(44.0, "MB", 0.5, 5),
+        "memory_mb": reading(44.0, "MB", 0.5, 5),
         "energy_j": reading(0.0063, "J", 0.0007, 820, "modelled"),
         "operations": {"value": 11_100_000, "unit": "count", "origin": "measured"},
     }
@@ -262,7 +262,7 @@ def result(seed: int = 0) -> dict[str, Any]:
             "latency_ms": reading(7.09, "x", 0.28, 40),
             "latency_p90_ms": reading(6.97, "x", 0.5, 40),
             "size_mb": {"value": 13.34, "low": None, "high": None, "unit": "x"},
-            "peak_memory_mb": reading(1.39, "x", 0.03, 5),
+            "memory_mb": reading(1.39, "x", 0.03, 5),
             "energy_j": reading(7.0, "x", 0.9, 40),
             "operations": {"value": 3.72, "unit": "x"},
         },

@@ -46,7 +46,7 @@ def test_the_chosen_candidate_comes_first_and_the_base_second():
     ranked = Result(result()).ranked
     assert ranked[0].recipe == result()["recipe"]
     assert ranked[1].status == "base"
-    assert len(ranked) == len(result()["candidates"])
+    assert len(ranked) + sum(Result(result()).untried.values()) == len(result()["candidates"])
 
 
 def test_nothing_is_chosen_without_chosen_figures():
@@ -60,7 +60,7 @@ def test_an_objective_may_be_named_without_its_unit():
 
 def test_headlines_name_a_kind_of_cost_once():
     names = [name for name, _ in Result(result()).headline_numbers()]
-    assert names == ["latency_ms", "size_mb", "peak_memory_mb"]
+    assert names == ["latency_ms", "size_mb", "memory_mb"]
 
 
 def test_the_limit_on_the_plot_is_taken_from_the_validation_base():

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from trimtab.values.figure import Axis, Figure
 from trimtab.values.machine import Machine
 from trimtab.values.model import Model
+from trimtab.values.session import Arrays
 from trimtab.values.task import Split, TaskView
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from trimtab.values.session import Arrays
 
 
 class Remote(Protocol):

@@ -59,10 +59,10 @@ class Prune(Pass):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Pass, ...]:
-        """Return four depths, for nets of convolutions and linear layers that are whole."""
+        """Return five depths, for nets of convolutions and linear layers that are whole."""
         if facts.cut or _unfit(facts.layers):
             return ()
-        return tuple(cls(ratio=ratio) for ratio in (0.3, 0.5, 0.7, 0.8))
+        return tuple(cls(ratio=ratio) for ratio in (0.3, 0.5, 0.7, 0.8, 0.9))
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect weights to go with the operations, and the score to fall fast until the net is retrained."""

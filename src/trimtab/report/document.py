@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -22,6 +23,9 @@ STATUSES = (
     "not tried",
 )
 """In the order in which a reader wants them."""
+UNTRIED = "not tried"
+FIRST = ("latency_ms", "size_mb", "memory_mb", "throughput_per_s", "energy_j", "usd_per_million")
+"""Costs in the order in which most readers want them."""
 HEADLINES = {
     "PASS": "Promise kept",
     "FAIL": "Promise not kept",
@@ -278,8 +282,13 @@ class Result:
 
     @cached_property
     def ranked(self) -> list[Candidate]:
-        """All candidates, the chosen one first, then by status and measured cost."""
-        return sorted(self.candidates, key=self._rank)
+        """The base and the candidates that were tried, the chosen one first, then by status and measured cost."""
+        return sorted((c for c in self.candidates if c.status != UNTRIED), key=self._rank)
+
+    @cached_property
+    def untried(self) -> dict[str, int]:
+        """How many candidates were not tried, by reason."""
+        return Counter(c.reason or "no reason given" for c in self.candidates if c.status == UNTRIED)
 
     def _rank(self, candidate: Candidate) -> tuple[bool, int, float, int]:
         place = STATUSES.index(candidate.status) if candidate.status in STATUSES else len(STATUSES)
@@ -315,10 +324,15 @@ class Result:
 
     @cached_property
     def names(self) -> list[str]:
-        """Figures of the tab: quality first, then the objective, then what has a ratio, then the rest."""
-        rest = [*self.ratios, *self.base, *self.chosen]
-        wanted = [self.quality, *(n for n in rest if n == self.objective), *rest]
-        return [n for n in dict.fromkeys(wanted) if n in self.base or n in self.chosen or n in self.ratios]
+        """Figures of the tab: the promised metrics, the objective, then the other costs.
+
+        The task's other metrics (three a class) stay in the document: a table of them hides what was asked.
+        """
+        promised = [Term.read(promise).metric for promise in self.texts("promise")]
+        first = [self.quality, *promised, self.objective, *FIRST]
+        others = set(self.texts("metrics")) - {*first}
+        known = {**self.ratios, **self.base, **self.chosen}
+        return [n for n in dict.fromkeys([*first, *known]) if n in known and n not in others]
 
     def base_quality(self) -> float | None:
         """Return the base's quality on the validation split, where candidates are compared."""
@@ -333,8 +347,8 @@ class Result:
 
     def headline_numbers(self) -> Iterator[tuple[str, Value]]:
         """Yield up to three ratios, the objective's first, one a kind of cost."""
-        order = sorted(self.ratios, key=lambda name: name != self.objective)
-        kinds = {name.split("_")[0]: name for name in reversed(order)}
+        order = dict.fromkeys([self.objective, *FIRST, *self.ratios])
+        kinds = {name.split("_")[0]: name for name in reversed(order) if name in self.ratios}
         yield from ((name, self.ratios[name]) for name in [n for n in order if n in kinds.values()][:3])
 
 

@@ -258,7 +258,8 @@ def candidates(result: Result) -> Markup:
         "Time",
     ]
     rows = [_candidate(result, candidate, head) for candidate in result.ranked]
-    lead = "The chosen one first, then by status and cost. Nothing was skipped silently."
+    left = [f"{count:,} were not tried: {reason}." for reason, count in result.untried.items()]
+    lead = " ".join(["The chosen one first, then by status and cost.", *left])
     return section("Candidates", lead, table(head, rows, "candidates cards", "All candidates"))
 
 

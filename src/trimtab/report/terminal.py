@@ -136,6 +136,8 @@ def _reading(result: Result, candidate: Candidate, name: str) -> Text:
 
 def _remarks(result: Result) -> Iterator[str]:
     yield ""
+    for reason, count in result.untried.items():
+        yield f"{count:,} candidates were not tried: {reason}."
     flips = mapping(result.raw.get("flips"))
     lost, won = number(flips.get("right_to_wrong")), number(flips.get("wrong_to_right"))
     if lost is not None and won is not None:

@@ -22,7 +22,7 @@ def guarded(folder: Path) -> Path:
         UnsafeFile, CorruptFile: as `trimtab.run.onnx_files.check_external`.
     """
     path = folder / MODEL
-    if _mentions(path, KEY):
+    if not path.is_file() or _mentions(path, KEY):
         from trimtab.run.onnx_files import check_external
 
         check_external(path)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.errors import DataError
 from trimtab.values.task import Split, TaskView
 
 BATCH = 64
@@ -28,6 +29,9 @@ def score_rows(
     """Return rows [n, k] of the split in its order, and the sentence with which `stop` ended it, or an empty one.
 
     `stop` sees all rows so far after each batch, and ends the scoring by returning a sentence.
+
+    Raises:
+        DataError: the split is empty.
     """
     gathered: list[Floats] = []
     for part in view.batches(split, batch):
@@ -35,4 +39,6 @@ def score_rows(
         reason = stop(np.concatenate(gathered)) if stop else ""
         if reason:
             return np.concatenate(gathered), reason
+    if not gathered:
+        raise DataError(f"the {split} split of {view.task.name} is empty; scoring takes at least one example")
     return np.concatenate(gathered), ""

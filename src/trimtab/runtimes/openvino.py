@@ -23,7 +23,7 @@ HINTS, PRECISIONS = ("latency", "throughput"), ("f32", "bf16")
 PROCESSORS = frozenset({"sse4_2", "avx2", "avx512f", "asimd"})
 """Its processor plugin needs one of these instruction sets."""
 BRIEF = frozenset({"amx_bf16", "avx512_bf16"})
-"""Instruction sets that multiply bf16; without them the plugin computes in f32 whatever it is told."""
+"""Instruction sets with products of bf16; elsewhere it is emulated or ignored, and never quicker."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class OpenVino(Runtime):
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Runtime, ...]:
         """Return one thread and every core, and for float models the same in bf16 where the processor has it."""
         plain = super().choices(facts, machine)
-        brief = BRIEF & set(machine.isa) and facts.activation_bits > 16
-        return (*plain, *(cls(threads=one.threads, precision="bf16") for one in plain if brief))
+        if facts.activation_bits <= 16 or not BRIEF & set(machine.isa):
+            return plain
+        return (*plain, *(cls(threads=one.threads, precision="bf16") for one in plain))
 
     def predict(self, facts: Facts, machine: Machine) -> dict[str, float]:
         """Return the expected `latency_ms` at batch 1; the constants are explained in `trimtab.run.speed`."""

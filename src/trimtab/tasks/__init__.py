@@ -51,6 +51,8 @@ def open_task(ref: str) -> Task:
         DataError: the file is absent, or holds no such task.
         RecipeError: an argument that the task does not take.
     """
+    if not ref.strip():
+        raise DataError("the task's reference is empty; it looks like mnist5k or data.csv(target='label')")
     path, arguments = _parts(ref.strip())
     kind, colon, rest = path.partition(":")
     if colon and kind in registry("tasks").names():

@@ -73,9 +73,19 @@ class Promise:
         gain = self.offset > 0 or self.factor > 1 if fits == ">=" else self.offset < 0 or 0 < self.factor < 1
         if self.factor and gain:
             raise PromiseError(f"{self} asks for a gain over the base; a promise says how much may be lost")
+        if metric.unit == "share" and self.factor <= 1:
+            self._check_share()
         if metric.paired and self.factor:
             raise PromiseError(f"{self.metric} already compares with the base: write {self.metric} {fits} 0.99")
         return metric
+
+    def _check_share(self) -> None:
+        """Refuse bounds that a share, between 0 and 1, always keeps or never proves."""
+        size = abs(self.offset)
+        if self.factor == 1 and size >= 1:
+            raise PromiseError(f"{self} promises nothing: {self.metric} is a share of 1, so 5 points are 0.05 or 5%")
+        if self.factor == 0 and not 0 < size < 1:
+            raise PromiseError(f"{self} can never be proved: {self.metric} is a share, with a bound between 0 and 1")
 
     def expand(self, slices: dict[str, set[str]]) -> tuple[Promise, ...]:
         """Return one promise for each value the slice's star stands for; `slices` maps group to its values."""

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from trimtab.errors import OutputError
@@ -196,6 +196,24 @@ def write_atomically(path: Path, text: str) -> None:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def copy_folder(source: Path, target: Path, leave_out: Collection[str] = ()) -> None:
+    """Copy every file but those whose relative path is left out; the first error ends it, as OSError."""
+    for path in files_of(source):
+        name = path.relative_to(source)
+        if name.as_posix() not in leave_out:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / name)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none; raises OutputError where that cannot be."""
+    try:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
 @contextlib.contextmanager

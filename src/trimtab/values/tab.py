@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trimtab.errors import Busy, CorruptFile
-from trimtab.values.store import writing
+from trimtab.values.store import make_folder, writing
 
 TAB_FILE = "tab.jsonl"
 
@@ -47,8 +47,8 @@ class Tab:
     def open(cls, folder: Path) -> Iterator[Tab]:
         """Lock the run folder and open its tab; raises Busy while another process holds it."""
         path = folder / TAB_FILE
+        make_folder(folder)
         with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
             file = path.open("ab")
         with file, _locked(file, folder):
             tab = cls(path, file)

@@ -111,7 +111,8 @@ class Task(ABC):
         for metric in self.metrics:
             if metric.name == name:
                 return metric
-        raise UnknownName("metric", name, (metric.name for metric in self.metrics))
+        hint = f" ({self.name} has no targets: name them with target='...')" if self.objective == "none" else ""
+        raise UnknownName("metric", f"{name}{hint}", (metric.name for metric in self.metrics))
 
     def fingerprint(self, name: Split) -> str:
         """Return a sha256 of the split's content: identifiers, inputs and targets, in order."""
