@@ -74,6 +74,9 @@ def tab(name: str, words: Mapping[str, str]) -> str:
         return f"*Not measured yet: there is no {path.relative_to(ROOT)}.*"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     names = words["names"].split(",") if "names" in words else list(dict.fromkeys(line["name"] for line in lines))
+    unknown = {*names} - {line["name"] for line in lines}
+    if unknown:
+        raise SystemExit(f"{path.relative_to(ROOT)} has no figure {', '.join(sorted(unknown))}, and a document asks for it")
     if "groups" in words:
         return _pivot(lines, names, words["groups"].split(","))
     chosen = [line for one in names for line in _kept([li for li in lines if li["name"] == one], words.get("keep", ""))]
@@ -109,6 +112,8 @@ def _value(line: Line | None) -> str:
     value, unit = line["value"], line.get("unit", "")
     if isinstance(value, str):
         return value
+    if unit in ("", "1", "count") and float(value).is_integer():
+        return f"{value:,.0f}"
     ends = line.get("low"), line.get("high")
     return f"{quantity(value, unit)} {interval(value, ends, unit) if ends[0] != ends[1] else ''}".strip()
 

@@ -1,6 +1,7 @@
 """Small models, programs and a toy task that tests of several floors share."""
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from trimtab.values.model import Cascade, Greedy, Model, Part, Scan, Signature, 
 from trimtab.values.task import Batch, Example, Metric, Task, TaskView
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+sys.path.insert(0, str(Path(__file__).parent))  # for `workbench`
 FEATURES, CLASSES, STEP, WIDTH, TOKENS = 5, 3, 4, 6, 7
 
 Folder = Path

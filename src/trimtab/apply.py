@@ -26,7 +26,7 @@ from trimtab.values.machine import Machine
 from trimtab.values.model import MODEL_FILE, Model, Part
 from trimtab.values.registry import registry
 from trimtab.values.store import MANIFEST, Store, copy_folder, file_hash, files_of, make_folder, writing
-from trimtab.values.task import Task, TaskView
+from trimtab.values.task import Split, Task, TaskView
 
 LIBRARIES = ("numpy", "torch", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "openvino")
 
@@ -58,11 +58,18 @@ class Workshop:
     deadline: float | None = None
     """A `time.monotonic()` past which passes stop."""
     progress: Callable[[str, float], None] = field(default=quiet)
+    _fingerprints: dict[str, str] = field(default_factory=dict, repr=False)
 
     @cached_property
     def view(self) -> TaskView:
         """The task without its test split."""
         return TaskView(self.task)
+
+    def fingerprint(self, split: Split) -> str:
+        """Return the split's fingerprint, computed once: keys are made of it all the time."""
+        if split not in self._fingerprints:
+            self._fingerprints[split] = self.task.fingerprint(split)
+        return self._fingerprints[split]
 
     def open(self, text: str) -> Made:
         """Open a model: `SOURCE:REF`, the same with a recipe behind it, or the folder of a bundle or model."""
@@ -154,7 +161,7 @@ class Workshop:
     def _use(self, use: str, base: Made | None) -> Any:
         match use:
             case "train" | "validation":
-                return [self.task.fingerprint(use), self._description, self.threads]
+                return [self.fingerprint(use), self._description, self.threads]
             case "base":
                 return base.key if base else None
             case "seed":

@@ -85,7 +85,7 @@ def complain(message: str, status: int, as_json: bool) -> int:
 def number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[str], Any]:
     """Return a check that a word is a finite number between two others."""
     what = "a whole number" if kind is int else "a number"
-    to = f" to {most:g}" if math.isfinite(most) else " on"
+    to = f" to {most:.12g}" if math.isfinite(most) else " on"
 
     def check(text: str) -> int | float:
         with contextlib.suppress(ValueError):

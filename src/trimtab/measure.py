@@ -194,7 +194,7 @@ class Bench:
 
         Complete rows are kept in the store under the model, the runtime, its libraries and the split.
         """
-        key = digest("rows", made.key, str(runtime), versions(runtime.libraries), self.workshop.task.fingerprint(split))
+        key = digest("rows", made.key, str(runtime), versions(runtime.libraries), self.workshop.fingerprint(split))
         found = self.workshop.store.get(key)
         if found:
             return np.load(found / "rows.npy", allow_pickle=False), ""

@@ -73,6 +73,11 @@ class Trial:
     """Of passing the sealed test, judged from validation."""
     seconds: float = 0.0
     trained_seconds: float = 0.0
+    """The part of `seconds` spent in passes that fit weights."""
+    converted_seconds: float = 0.0
+    """The part spent in all other passes: exporting, quantizing."""
+    measured_seconds: float = 0.0
+    """The part spent on the result in a worker."""
     made: Made | None = None
     judgements: tuple[Judgement, ...] = ()
 
@@ -87,6 +92,8 @@ class Trial:
             "chance": self.chance,
             "seconds": round(self.seconds, 3),
             "trained_seconds": round(self.trained_seconds, 3),
+            "converted_seconds": round(self.converted_seconds, 3),
+            "measured_seconds": round(self.measured_seconds, 3),
             "judgements": [judgement.to_json() for judgement in self.judgements],
         }
 
@@ -191,8 +198,11 @@ class Search:
         trial = Trial(candidate, "fault", predicted=self.predictor.figures(candidate))
         try:
             made = self._make(candidate)
-            trial = replace(trial, made=made, trained_seconds=made.trained_seconds)
+            trained, converted = made.trained_seconds, made.seconds - made.trained_seconds
+            trial = replace(trial, made=made, trained_seconds=trained, converted_seconds=converted)
+            begun = time.monotonic()
             trial = self._measure(trial, made)
+            trial = replace(trial, measured_seconds=time.monotonic() - begun)
         except OutputError:
             raise
         except (MemoryError, TimeoutError, SessionError, OSError) as error:
@@ -307,6 +317,8 @@ class Search:
             record["chance"],
             record["seconds"],
             record["trained_seconds"],
+            record["converted_seconds"],
+            record["measured_seconds"],
             made,
             judgements,
         )

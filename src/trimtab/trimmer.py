@@ -74,7 +74,7 @@ class Run:
     """Seconds spent on this run by processes before this one."""
     packed: Trial | None = None
     """The trial whose bundle lies in the run folder so far."""
-    seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "measuring": 0.0})
+    seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "converting": 0.0, "measuring": 0.0})
 
     @property
     def elapsed(self) -> float:
@@ -88,7 +88,7 @@ class Run:
 
     @contextlib.contextmanager
     def timed(self, kind: str) -> Iterator[None]:
-        """Count the time of a block as `training` or `measuring`."""
+        """Count the time of a block as `training`, `converting` or `measuring`."""
         start = time.monotonic()
         try:
             yield
@@ -300,15 +300,14 @@ def _try_candidates(run: Run, search: Search) -> bool:
 
     search.tell = tell
     try:
-        with run.timed("measuring"):
-            search.run(run.deadline)
+        search.run(run.deadline)
     except KeyboardInterrupt:
         run.progress.doing("interrupted: verifying and packing the best so far")
         return True
     finally:
-        trained = sum(trial.trained_seconds for trial in search.trials)
-        run.seconds["training"] += trained
-        run.seconds["measuring"] -= trained
+        for kind in ("trained", "converted", "measured"):
+            spent = sum(getattr(trial, f"{kind}_seconds") for trial in search.trials)
+            run.seconds[kind.replace("ed", "ing")] += spent
     return False
 
 

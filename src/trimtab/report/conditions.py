@@ -30,7 +30,7 @@ def _run_facts(result: Result, data: Mapping[str, Any]) -> dict[str, str]:
     times = mapping(result.raw.get("times"))
     spent = {
         title(key): numbers.duration(number(times.get(key)))
-        for key in ("total_s", "training_s", "measuring_s", "other_s")
+        for key in ("total_s", "training_s", "converting_s", "measuring_s", "other_s")
     }
     known = {"Date": "date", "Seed": "seed", "Openings of the test split": "test_openings"}
     facts = {name: text(data.get(key)) or numbers.DASH for name, key in known.items()}

@@ -41,7 +41,9 @@ class Torch(Source):
             module = artefact.live(build)
         else:
             build, weights = _description(ref)
-            module = code.build(build)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # weights that are not given are the same at every opening
+                module = code.build(build)
         if weights is not None:
             _fill(module, weights)
         signature = artefact.signature(module, task)
