@@ -60,7 +60,7 @@ def torture(kills: int, folder: Path) -> dict[str, int]:
     corrupted, lost, done = 0, 0, 0
     while done < kills:
         process = start(folder)
-        time.sleep(chance.uniform(0.5, 12.0))
+        time.sleep(chance.uniform(0.5, 20.0))
         if process.poll() is not None:
             shutil.rmtree(folder / "run")
             known = []

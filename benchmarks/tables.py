@@ -76,7 +76,7 @@ def tab(name: str, words: Mapping[str, str]) -> str:
     names = words["names"].split(",") if "names" in words else list(dict.fromkeys(line["name"] for line in lines))
     unknown = {*names} - {line["name"] for line in lines}
     if unknown:
-        raise SystemExit(f"{path.relative_to(ROOT)} has no figure {', '.join(sorted(unknown))}, and a document asks for it")
+        raise SystemExit(f"{path.name} has no figure {', '.join(sorted(unknown))}, and a document asks for it")
     if "groups" in words:
         return _pivot(lines, names, words["groups"].split(","))
     chosen = [line for one in names for line in _kept([li for li in lines if li["name"] == one], words.get("keep", ""))]

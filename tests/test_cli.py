@@ -232,16 +232,15 @@ def data(tmp_path):
         "empty.csv": [],
         "three.csv": rows[:3],
         "ragged.csv": [*rows, "1.0,x"],
-        "split.csv": [row + (",train" if i < 60 else ",test") for i, row in enumerate(rows)],
+        "split.csv": [row + (",train" if i < 60 else ",validation") for i, row in enumerate(rows)],
     }
     for name, lines in broken.items():
         head = "a,b,label,part" if name == "split.csv" else "a,b,label"
         (tmp_path / name).write_text("\n".join([head, *lines, ""]))
     points, targets = rng.normal(size=(60, 3)), np.arange(60) % 2
-    twice = np.vstack([points, points[:5]])
-    part = np.array(["train"] * 50 + ["validation"] * 5 + ["test"] * 10)
-    np.savez(tmp_path / "overlap.npz", x=twice, y=[*targets, *targets[:5]], split=part)
-    np.savez(tmp_path / "objects.npz", x=points, y=np.array([{}] * 60, dtype=object))
+    rows = {"split_train": np.arange(40), "split_validation": np.arange(40, 50), "split_test": np.arange(45, 60)}
+    np.savez(tmp_path / "overlap.npz", x=points, target=targets, **rows)
+    np.savez(tmp_path / "objects.npz", x=points, target=np.array([{}] * 60, dtype=object))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "overlap.npz").read_bytes()[:300])
     return tmp_path
 
@@ -250,17 +249,17 @@ def data(tmp_path):
     ("task", "said"),
     [
         ("whole.csv(target='lable')", "no column 'lable'"),
-        ("whole.csv", "has no targets"),
+        ("whole.csv", "takes target='COLUMN'"),
         ("gone.csv(target='label')", "there is no gone.csv"),
         ("nan.csv(target='label')", "missing or not a finite number"),
         ("one.csv(target='label')", "one class only"),
         ("empty.csv(target='label')", "has no rows"),
         ("three.csv(target='label')", "split is empty"),
         ("ragged.csv(target='label')", "has 2 values"),
-        ("split.csv(target='label', split='part')", "the validation split is empty"),
-        ("objects.npz(target='y')", "Python objects are refused"),
-        ("cut.npz(target='y')", "cannot be read"),
-        ("overlap.npz(target='y', split='split')", "overlap"),
+        ("split.csv(target='label', split_column='part')", "the test split is empty"),
+        ("objects.npz", "Python objects are refused"),
+        ("cut.npz", "cannot be read"),
+        ("overlap.npz", "row 45 is in the splits validation and test"),
     ],
 )
 def test_bad_data_is_one_clear_line(trimtab, data, task, said):
@@ -291,7 +290,12 @@ def test_a_damaged_bundle_or_model_is_refused(trimtab, tmp_path):
     weights.unlink()
     assert "is missing" in complaint(trimtab(*verify), 1)
     weights.write_bytes(good)
-    for text in ("", "[]", "{}", '{"parts": {}, "program": {}, "frontend": {}, "lineage": [], "notes": {}}'):
+    for text in (
+        "",
+        "[]",
+        "{}",
+        '{"parts": {}, "program": {"kind": "single"}, "frontend": {}, "lineage": [], "notes": {}}',
+    ):
         (bundle / "model/model.json").write_text(text)
         assert "is not a model folder" in complaint(trimtab("measure", "", bundle / "model", TOY, "--json"), 1)
 
@@ -410,7 +414,7 @@ commands = (
     ["measure", "", "zoo:mlp", toy],
     ["measure", "@ openvino", "null:linear", toy],
     ["trim", "null:linear", shared, "--promise", "accuracy >= base - 0.1"],
-    ["measure", "@ null", "null:linear", toy, "--json"],
+    ["apply", "@ null", "null:linear", toy, "--out", shared + "/out", "--json"],
 )
 print([cli.main(words) for words in commands][:3], file=sys.stderr)
 """
@@ -425,14 +429,13 @@ def test_a_missing_library_names_its_pip_line(tmp_path):
     assert found.stderr.strip().endswith("[2, 2, 2]"), found.stderr
     for line, extra in zip(lines, ("torch", "openvino", "data"), strict=True):
         assert f"pip install 'trimtab[{extra}]'" in line
-    assert json.loads(found.stdout)["figures"]
+    assert json.loads(found.stdout)["facts"]["format"] == "null"
 
 
-@pytest.mark.parametrize("words", [["list", "passes"], ["--help"], ["doctor", "--json"]])
-def test_a_closed_pipe_ends_it_quietly(words):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trimtab.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@pytest.mark.parametrize("how", ["--json", "quantize"])
+def test_a_closed_pipe_ends_it_quietly(how):
+    words = [sys.executable, "-m", "trimtab.cli", "list", "passes", how]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     told = process.stderr.read()
     process.stderr.close()

@@ -164,6 +164,11 @@ def test_faults_of_a_task(toy_view):
         check_task(Restless())
 
 
+def check_both(task, right, wrong, batch):
+    check_scores(task, wrong, batch)
+    check_ranks(task, right, wrong, batch)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -177,13 +182,11 @@ def test_faults_of_a_metric(toy_view, monkeypatch, change, sentence):
     task, batch = toy_view.task, next(toy_view.batches("validation", 50))
     right = {"output": np.eye(3)[batch.targets]}
     wrong = {"output": np.eye(3)[np.where(np.arange(50) < 40, (batch.targets + 1) % 3, batch.targets)]}
-    check_scores(task, wrong, batch)
-    check_ranks(task, right, wrong, batch)
+    check_both(task, right, wrong, batch)
     for name, value in change.items():
         monkeypatch.setattr(type(task.metrics[0]), name, value)
     with pytest.raises(AssertionError, match=sentence):
-        check_scores(task, wrong, batch)
-        check_ranks(task, right, wrong, batch)
+        check_both(task, right, wrong, batch)
 
 
 @pytest.mark.parametrize(

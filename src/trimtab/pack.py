@@ -29,7 +29,7 @@ from trimtab.recipe import bind_runtime
 from trimtab.run.frontend import prepare
 from trimtab.run.program import drive
 from trimtab.runtimes import Runtime
-from trimtab.values.model import Model
+from trimtab.values.model import Model, Single, TensorSpec
 from trimtab.values.session import Session
 from trimtab.values.store import file_hash, files_of, seal, sync, writing
 
@@ -151,7 +151,7 @@ class Bundle:
             close()
 
     def _only_input(self) -> str:
-        names = [spec.name for spec in self.model.main.signature.inputs]
+        names = [spec.name for spec in _given(self.model)]
         if len(names) != 1:
             raise DataError(f"this model takes {', '.join(names)}: give a dict of arrays by these names")
         return names[0]
@@ -233,11 +233,17 @@ Made by: `{data.get("command", "")}`
 
 
 def _inputs(model: Model) -> str:
-    return ", ".join(f'"{spec.name}": {spec.name}' for spec in model.main.signature.inputs)
+    return ", ".join(f'"{spec.name}": {spec.name}' for spec in _given(model))
+
+
+def _given(model: Model) -> list[TensorSpec]:
+    """Return the inputs that a user gives: state is fed back by the driver."""
+    signature = model.main.signature
+    return [spec for spec in signature.inputs if spec.name not in signature.state.values()]
 
 
 def _snippet(model: Model) -> str:
-    if model.format != "onnx" or len(model.parts) > 1:
+    if model.format != "onnx" or not isinstance(model.program, Single):
         return "    (no short way: this model needs trimtab's driver, or its own code)\n"
     specs = model.main.signature.inputs
     zeros = [

@@ -45,14 +45,25 @@ class Outcome:
     request: Request
     search: Search
     tested: list[Tested]
-    winner: Tested | None
+    timed: Tested | None
+    """The boldest that passed, timed afresh."""
     interrupted: bool
+
+    @property
+    def winner(self) -> Tested | None:
+        """The boldest that passed, if the fresh timing shows that it is cheaper than the base."""
+        return self.timed if self._gain.value > 1 and (self._gain.low is None or self._gain.low > 1) else None
+
+    @property
+    def _gain(self) -> Figure:
+        ratios = self.timed.ratios if self.timed else {}
+        return ratios.get(self.search.aim.objective, Figure("", 0.0, "x"))
 
     @property
     def verdict(self) -> str:
         """PASS, UNDECIDED, INFEASIBLE, or BASE where nothing cheaper was found that could be tested at all."""
-        if self.winner is not None:
-            return "PASS"
+        if self.timed is not None:
+            return "PASS" if self.winner is not None else "BASE"
         if self.tested:
             return "UNDECIDED" if overall(self.tested[0].judgements) == "UNDECIDED" else "INFEASIBLE"
         return "BASE" if not self._failing() else "INFEASIBLE"
@@ -97,13 +108,14 @@ class Outcome:
         if self.winner is not None:
             gains = ", ".join(self._gains(self.winner))
             tried = len(self.search.trials)
-            return f"Certified at {sure}: {promise}. The cheapest found of {tried} candidates is {gains}."
+            again = f" {reopened(self.winner.openings)}" if self.winner.openings > 1 else ""
+            return f"Certified at {sure}: {promise}. The cheapest found of {tried} candidates is {gains}.{again}"
         if self.verdict == "UNDECIDED":
             more = max((j.more_examples or 0 for j in self.tested[0].judgements), default=0)
             hint = f"; about {more} more test examples would decide" if more else ""
             return f"Undecided at {sure}: the test split is too small to prove {promise}{hint}."
         if self.verdict == "BASE":
-            return f"Nothing found is cheaper than the base in {self.search.aim.objective}: keep the base."
+            return f"Nothing found is cheaper than the base in {self.search.aim.objective}: keep the base.{self._tie()}"
         return f"No candidate cheaper than the base keeps {promise}. {self._why_not()}"
 
     def candidates(self) -> list[dict[str, Any]]:
@@ -190,6 +202,13 @@ class Outcome:
         tried = [(t, figure) for t, figure in known if t.status in ("measured", "dropped")]
         return [trial for trial, figure in tried if figure is None or aim.cost(figure.value) < base]
 
+    def _tie(self) -> str:
+        if self.timed is None:
+            return ""
+        low, high = self._gain.low or self._gain.value, self._gain.high or self._gain.value
+        ratio = f"{self._gain.value:.2f}x [{low:.2f}, {high:.2f}]"
+        return f" The best, {self.timed.trial.candidate.name}, keeps the promise but timed afresh it is {ratio}."
+
     def _why_not(self) -> str:
         if self.tested:
             worst = min(self.tested[0].judgements, key=lambda j: j.verdict == "PASS")
@@ -214,6 +233,11 @@ class Outcome:
         if trial.status == "measured" and not trial.reason and found is None:
             return f"chance to pass {trial.chance:.0%}"
         return trial.reason
+
+
+def reopened(openings: int) -> str:
+    """Say what opening a test split more than once means."""
+    return f"This test split was opened {openings} times; the certificate is exact for the first."
 
 
 def _map(figures: Mapping[str, Figure]) -> dict[str, Any]:

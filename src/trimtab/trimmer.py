@@ -230,6 +230,7 @@ def _search(run: Run, aim: Aim) -> tuple[Search, list[Trial], bool]:
     base = _base(run)
     wanted = asked_for(run.request, base, run.workshop.machine)
     bench = Bench(run.workshop, base, _base_runtime(run, base), run.request.confidence, run.request.memory_limit_mb)
+    bench.call_seconds = min(bench.call_seconds, max(10.0, run.request.within_s / 4))
     search = Search(run.workshop, bench, base, aim, Predictor(run.workshop.machine, base.model.facts), run.tab)
     _measure_base(run, search)
     machine = run.workshop.machine
@@ -348,13 +349,13 @@ def _finish(run: Run, search: Search, order: list[Trial], interrupted: bool) -> 
     with search.bench:
         tested = _verify(run, search, order)
         kept = fixed_sequence(overall(found.judgements) == "PASS" for found in tested)
-        winner = None if kept is None else _time_afresh(run, search, tested[kept])
-        outcome = Outcome(run.request, search, tested, winner, interrupted)
+        timed = None if kept is None else _time_afresh(run, search, tested[kept])
+        outcome = Outcome(run.request, search, tested, timed, interrupted)
         text = json.dumps(outcome.document(run.out, run.elapsed, run.seconds), indent=1, allow_nan=False)
     result: dict[str, Any] = json.loads(text)
-    if winner is not None:
+    if outcome.winner is not None:
+        final = replace(outcome.winner.trial, figures=outcome.winner.figures)
         keys = ("verdict", "sentence", "promises", "conditions", "ratios")
-        final = replace(winner.trial, figures=winner.figures)
         _pack(run, search, final, {key: result[key] for key in keys})
     write_atomically(run.out / RESULT_FILE, text)
     run.tab.append("result", verdict=result["verdict"], recipe=result["recipe"])

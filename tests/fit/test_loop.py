@@ -68,6 +68,7 @@ def test_learns_and_is_deterministic(view):
 def test_interrupted_training_ends_with_the_same_bits(view, tmp_path, monkeypatch, optimizer, stop):
     # A checkpoint at each step, so that the run goes on in the middle of an epoch.
     monkeypatch.setattr("trimtab.fit.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("trimtab.fit.loop.CHECKPOINT_SHARE", 1e9)
     settings = replace(SETTINGS, optimizer=optimizer)
     whole, broken, resumed = net(), net(), net()
     expected = fit(whole, view, settings)
@@ -178,7 +179,7 @@ conftest, tests = load("conftest"), load("test_loop")
 import torch
 from trimtab.fit import loop, tensors
 torch.set_num_threads(1)
-loop.CHECKPOINT_SECONDS = 0.0
+loop.CHECKPOINT_SECONDS, loop.CHECKPOINT_SHARE = 0.0, 1.0
 module = tests.net()
 around = tests.Surroundings(keep=Path(sys.argv[1]), progress=lambda what, share: print(share, flush=True))
 loop.fit(module, tests.TaskView(conftest.SmallDigits()), tests.Settings(epochs=12, lr=0.01), around)

@@ -1,5 +1,7 @@
 """onnxruntime and openvino serve the same format, so they must agree with each other and with plain numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,25 @@ def test_openvino_refuses_processors_it_is_not_built_for(cnn):
     assert OpenVino().refuses(model, Machine("old", 1, ("sse2",))) is not None
     assert OpenVino().refuses(model, Machine("new", 1, ("avx2", "fma"))) is None
     assert OpenVino().refuses(model, Machine("unknown", 1)) is None
+
+
+def test_openvino_offers_bf16_for_float_models_where_the_processor_has_it(cnn):
+    model, modern = (
+        Model.open(cnn[0]),
+        Machine("modern", 2, ("avx2", "amx_bf16"), 8.0, {"fp32": 100.0, "bf16": 400.0}, 20.0),
+    )
+    plain = Machine("plain", 2, ("avx2",))
+    large = Facts("onnx", 10_000, 500_000_000, {"conv": 4})
+    offered = [str(choice) for choice in OpenVino.choices(large, modern)]
+    assert offered[2:] == ["openvino(precision='bf16')", "openvino(threads=2, precision='bf16')"]
+    assert len(OpenVino.choices(large, plain)) == 2
+    assert len(OpenVino.choices(replace(large, activation_bits=8.0), modern)) == 2
+    brief = OpenVino(precision="bf16")
+    assert brief.predict(large, modern)["latency_ms"] < OpenVino().predict(large, modern)["latency_ms"] / 2
+    assert "needs amx_bf16 or avx512_bf16; plain has avx2" in brief.refuses(model, plain)
+    assert brief.refuses(model, modern) is None
+    with pytest.raises(RecipeError, match="precision is f32 or bf16"):
+        Step.parse("openvino(precision=f16)").build(OpenVino)
 
 
 @pytest.mark.parametrize("kind", [OnnxRuntime, OpenVino])

@@ -25,7 +25,9 @@ from trimtab.fit.settings import Report, Settings, Surroundings, rate
 from trimtab.values.task import Batch, Metric, Split, TaskView
 
 EVALUATION_BATCH = 256
-CHECKPOINT_SECONDS = 20.0
+CHECKPOINT_SECONDS = 3.0
+"""Training that a kill may cost, but for models whose checkpoint takes longer to write than a share of that."""
+CHECKPOINT_SHARE = 0.03
 
 
 def fit(
@@ -99,7 +101,7 @@ class _Training:
         return Report(progress.step, tuple(progress.history), tuple(notes))
 
     def _epochs(self, progress: Progress, key: str) -> None:
-        written = time.monotonic()
+        written, pause = time.monotonic(), CHECKPOINT_SECONDS
         while progress.step < self.total and not self._given_up(progress):
             self._in_time(progress, key)
             loss = self._step(progress.step)
@@ -107,9 +109,11 @@ class _Training:
             ended = progress.step % self.per_epoch == 0 or progress.step == self.total
             if ended:
                 self._epoch_end(progress)
-            if self.around.keep and (ended or time.monotonic() - written > CHECKPOINT_SECONDS):
+            if self.around.keep and (ended or time.monotonic() - written > pause):
+                begun = time.monotonic()
                 self._write(progress, key)
                 written = time.monotonic()
+                pause = max(CHECKPOINT_SECONDS, (written - begun) / CHECKPOINT_SHARE)
             self._tell(progress, loss)
 
     def _step(self, step: int) -> float:

@@ -33,7 +33,8 @@ def _mentions(path: Path, word: bytes) -> bool:
     before = b""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
-            if word in before + chunk:
+            before += chunk
+            if word in before:
                 return True
-            before = chunk[1 - len(word) :]
+            before = before[1 - len(word) :]
     return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import zipfile
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -76,7 +77,7 @@ def _weights(part: Part) -> dict[str, NDArray[Any]]:
     try:
         with np.load(part.path / "weights.npz", allow_pickle=False) as file:
             return {name: file[name] for name in ("W", "b")}
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise CorruptFile(f"{part.path / 'weights.npz'} does not hold W and b: {error}") from error
 
 

@@ -201,7 +201,8 @@ class Model:
             data = json.loads((root / MODEL_FILE).read_text())
             parts = {name: Part.from_json(part, root) for name, part in data["parts"].items()}
             program = program_from_json(data["program"])
-            next(iter(parts))
+            if not parts:
+                raise ValueError("it has no parts")
             return cls(parts, program, data["frontend"], tuple(data["lineage"]), data["notes"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
-            raise CorruptFile(f"{root} is not a model folder: {error or type(error).__name__}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptFile(f"{root} is not a model folder: {error}") from error

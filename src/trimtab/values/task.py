@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from trimtab.errors import SealedSplit, UnknownName
+from trimtab.errors import PromiseError, SealedSplit, UnknownName
 from trimtab.values.figure import Better
 
 if TYPE_CHECKING:
@@ -107,12 +107,17 @@ class Task(ABC):
         return {}
 
     def metric(self, name: str) -> Metric:
-        """Return the metric of that name; raises UnknownName with the nearest."""
+        """Return the metric of that name; raises UnknownName, or PromiseError where there are no targets."""
         for metric in self.metrics:
             if metric.name == name:
                 return metric
-        hint = f" ({self.name} has no targets: name them with target='...')" if self.objective == "none" else ""
-        raise UnknownName("metric", f"{name}{hint}", (metric.name for metric in self.metrics))
+        known = [metric.name for metric in self.metrics]
+        if self.objective == "none":
+            raise PromiseError(
+                f"{name} needs targets, and {self.name} has none: a table takes target='COLUMN', an .npz file an array "
+                f"named target; without them there is {', '.join(known)}"
+            )
+        raise UnknownName("metric", name, known)
 
     def fingerprint(self, name: Split) -> str:
         """Return a sha256 of the split's content: identifiers, inputs and targets, in order."""

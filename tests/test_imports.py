@@ -1,0 +1,44 @@
+"""What importing costs: nothing but the standard library until something is used."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"numpy", "scipy", "rich", "torch", "onnx", "onnxruntime", "openvino", "sklearn", "PIL", "pyarrow", "psutil"}
+SHOW = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+
+
+def loaded(code: str) -> set[str]:
+    """Return the top packages in memory after running the code in a fresh process."""
+    words = [sys.executable, "-I", "-c", f"{code}\n{SHOW}"]
+    found = subprocess.run(words, capture_output=True, text=True, check=True)
+    return set(json.loads(found.stdout.splitlines()[-1]))
+
+
+def test_importing_the_package_loads_the_standard_library_only():
+    before = loaded("pass")
+    after = loaded("import trimtab")
+    assert after - before <= set(sys.stdlib_module_names) | {"trimtab"}
+    assert "trimtab" in after
+
+
+@pytest.mark.parametrize("words", [["--help"], ["trim", "--help"], ["--version"], ["trim"], ["tirm"], []])
+def test_words_that_do_no_work_load_nothing_heavy(words):
+    after = loaded(f"from trimtab import cli\ntry:\n    cli.main({words})\nexcept SystemExit:\n    pass")
+    assert not after & HEAVY
+    assert "trimtab" in after
+
+
+def test_listing_names_loads_no_library_that_a_thing_needs():
+    after = loaded("from trimtab import cli\ncli.main(['list', 'passes', '--json'])")
+    assert not after & (HEAVY - {"rich", "numpy", "psutil"})
+
+
+def test_the_public_names_come_when_asked_for():
+    names = "import trimtab; trimtab.trim; trimtab.load; trimtab.Task; dir(trimtab)"
+    assert "numpy" in loaded(names)
+    assert "torch" not in loaded(names)
+    with pytest.raises(subprocess.CalledProcessError):
+        loaded("import trimtab; trimtab.tirm")
