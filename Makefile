@@ -9,10 +9,10 @@ demo: .venv/ready
 	$(BIN)/python benchmarks/demo.py
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 quick: .venv/ready
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
 
 check: .venv/ready
 	scripts/check

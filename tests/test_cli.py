@@ -76,6 +76,35 @@ def test_a_promise_not_kept_exits_with_3(trimtab):
     assert json.loads(out)["verdict"] in ("INFEASIBLE", "UNDECIDED")
 
 
+def test_a_candidate_that_answers_no_numbers_is_left_out(trimtab):
+    tries = ("--try", "narrow(0) @ null", "--promise", "log_loss <= base * 1.05")
+    status, out, _ = trimtab(*TRIM, *tries, "--out", "x", "--json")
+    document = json.loads(out)
+    assert (status, document["recipe"]) == (0, "narrow @ null")
+    [found] = [candidate for candidate in document["candidates"] if candidate["recipe"] == "narrow(bits=0) @ null"]
+    assert found["status"] != "certified"
+    figures = json.loads(trimtab("measure", "narrow(0)", "null:linear", TOY, "--json")[1])["figures"]
+    assert "log_loss" not in figures
+
+
+def test_a_figure_that_is_no_number_does_not_end_the_run(trimtab):
+    lax = (
+        "--promise",
+        "accuracy >= base - 0.99",
+        "--for",
+        "size",
+        "--no-train",
+        "--within",
+        "2m",
+        "--out",
+        "x",
+        "--json",
+    )
+    status, out, _ = trimtab("trim", "null:linear", TOY, *lax, "--try", "narrow(0) @ null")
+    statuses = {candidate["recipe"]: candidate["status"] for candidate in json.loads(out)["candidates"]}
+    assert (status, statuses["narrow(bits=0) @ null"]) == (0, "dominated")
+
+
 def test_nothing_to_try_keeps_the_base(trimtab, monkeypatch):
     monkeypatch.delitem(registry("passes")._added, "narrow")
     status, out, _ = trimtab(*TRIM, "--out", "x", "--json")

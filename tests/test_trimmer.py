@@ -140,7 +140,10 @@ def test_a_second_process_is_refused(tmp_path, store):
         run(request(), tmp_path, store=store)
 
 
-@pytest.mark.parametrize("mode", ["error", "slow", "memory", "bug"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("mode", ["bug", *(pytest.param(m, marks=SLOW) for m in ("error", "slow", "memory"))])
 def test_a_candidate_that_fails_is_a_reason_not_the_end(tmp_path, store, mode):
     result = run(request(tries=(f"shrink(mode='{mode}') @ null",)), tmp_path / "x", store=store)
     assert result.verdict == "PASS"
@@ -150,7 +153,7 @@ def test_a_candidate_that_fails_is_a_reason_not_the_end(tmp_path, store, mode):
     assert any(mode in cell["what"] for cell in result.document["empty_cells"])
 
 
-@pytest.mark.parametrize("fault", ["crash", "memory", "load"])
+@pytest.mark.parametrize("fault", ["crash", *(pytest.param(f, marks=SLOW) for f in ("memory", "load"))])
 def test_a_worker_that_fails_is_a_reason_not_the_end(tmp_path, store, fault):
     tries = (f"shrink @ null(fail='{fault}')",)
     result = run(request(tries=tries, memory_limit_mb=600.0), tmp_path / "x", store=store)

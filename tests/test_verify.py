@@ -3,7 +3,7 @@
 import functools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -41,6 +41,10 @@ class Judged(Task):
         raise NotImplementedError
 
     collate = score = split
+
+
+def slices(target, group):
+    return {"class": str(target), **(group or {})}
 
 
 @dataclass(frozen=True)
@@ -127,11 +131,11 @@ def test_enough_more_examples_of_the_same_kind_decide():
         ("agreement >= 0.999", Case()),
         ("accuracy >= 0.945", Case()),
         ("accuracy >= base - 0.015", Case(lost=12, won=2)),
-        ("log_loss <= base * 1.02", Case(lost=6, won=5)),
+        ("log_loss <= base * 1.02", Case(lost=6, won=6)),
     ):
         found = one(text, case.evidence())
         assert found.verdict == "UNDECIDED"
-        times = 1.5 * (case.n + found.more_examples) / case.n
+        times = 3 * (case.n + found.more_examples) / case.n
         counts = [round(times * count) for count in (case.n, case.lost, case.won, case.wrong)]
         assert one(text, Case(*counts).evidence()).verdict == "PASS", text
 
@@ -210,8 +214,6 @@ def test_a_promise_on_every_slice_needs_each_slice():
 )
 def test_the_whole_is_as_good_as_its_worst_part(verdicts, whole):
     passing = one("accuracy >= base - 0.02", Case().evidence())
-    from dataclasses import replace
-
     assert overall([replace(passing, verdict=verdict) for verdict in verdicts]) == whole
 
 
@@ -245,7 +247,7 @@ def test_json_has_no_endless_number():
 def test_more_confidence_is_harder_to_reach():
     evidence = Case(lost=12, won=6).evidence()
     verdicts = [one("accuracy >= base - 0.014", evidence, confidence).verdict for confidence in (0.8, 0.95, 0.999)]
-    assert verdicts == ["PASS", "UNDECIDED", "UNDECIDED"]
+    assert verdicts == ["PASS", "PASS", "UNDECIDED"]
 
 
 def test_accuracy_errs_at_most_one_time_in_twenty():

@@ -20,12 +20,12 @@ from trimtab.values.store import Store
 
 TOY = "toy(examples=1200, features=64, spread=0.7)"
 PROMISE = "accuracy >= base - 0.03"
-CAST = {32: np.float32, 16: np.float16, 8: np.int8}
+CAST = {32: np.float32, 16: np.float16, 8: np.int8, 0: np.float64}
 
 
 @dataclass(frozen=True)
 class Narrow(Pass):
-    """Writes the weights of a `null` part with fewer bits; 8 ruin it."""
+    """Writes the weights of a `null` part with fewer bits; 8 ruin it, and 0 leave no numbers."""
 
     bits: int = 16
 
@@ -42,14 +42,16 @@ class Narrow(Pass):
         return (cls(32), cls(16), cls(8))
 
     def predict(self, facts, machine):
-        return replace(facts, weight_bits=float(self.bits), quality_loss=0.001 if self.bits > 8 else 0.02)
+        return replace(facts, weight_bits=float(self.bits or 64), quality_loss=0.001 if self.bits > 8 else 0.02)
 
     def apply(self, model, context):
         self.applied.append(self.bits)
         part, folder = model.main, context.scratch / "main"
         folder.mkdir()
         with np.load(part.path / "weights.npz") as file:
-            weights = {name: file[name].astype(CAST[self.bits]) for name in file}
+            weights = {name: np.asarray(file[name], CAST[self.bits]) for name in file}
+        if not self.bits:
+            weights["W"] *= np.nan
         np.savez(folder / "weights.npz", **weights)
         return model.map_parts({"main": replace(part, path=folder, facts=self.predict(part.facts, context.machine))})
 

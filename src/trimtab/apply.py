@@ -1,7 +1,8 @@
 """The verb `apply`: opens models and runs passes, each result kept in the store under a key of all it depends on.
 
-key_0 = H(source, its fingerprint, the task's inputs); key_i = H(key_{i-1}, pass, arguments, version, libraries, and a
-fingerprint of each thing in the pass's `uses`). Recipes that share a prefix share its work, and a killed run goes on.
+key_0 = H(source, its fingerprint, the task's inputs, their preparation and its training data); key_i = H(key_{i-1},
+pass, arguments, version, libraries, and a fingerprint of each thing in the pass's `uses`). Recipes that share a prefix
+share its work, and a killed run goes on.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class Workshop:
             known = ", ".join(f"{name}:..." for name in registry("sources").names())
             raise DataError(f"cannot open model {ref!r}: it is no model folder, and names no source ({known})")
         source = registry("sources").take(kind)()
-        key = digest("source", kind, rest, source.fingerprint(rest), self._shape(), versions(LIBRARIES))
+        key = digest("source", kind, rest, source.fingerprint(rest), self._inputs(), versions(LIBRARIES))
 
         def build(scratch: Path) -> None:
             model: Model = source.open(rest, scratch, self.view)
@@ -173,10 +174,10 @@ class Workshop:
     def _description(self) -> str:
         return json.dumps([self.task.objective, self.task.class_weights, dict(self.task.describe())], sort_keys=True)
 
-    def _shape(self) -> Any:
+    def _inputs(self) -> Any:
         example = self.view.split("train")[0]
         shapes = {name: [str(array.dtype), list(array.shape)] for name, array in example.inputs.items()}
-        return [shapes, list(self.task.labels)]
+        return [shapes, list(self.task.labels), dict(self.task.frontend()), self.task.fingerprint("train")]
 
 
 TRAINING = frozenset({"fit", "structure", "recover"})

@@ -199,11 +199,15 @@ class Bench:
         if found:
             return np.load(found / "rows.npy", allow_pickle=False), ""
         with contextlib.ExitStack() as stack:
-            session = worker or stack.enter_context(self.worker(made, runtime))
+            session = worker or self._own(made, runtime) or stack.enter_context(self.worker(made, runtime))
             rows, reason = score_rows(session, self.view, split, stop)
         if not reason:
             self.workshop.store.make(key, lambda folder: np.save(folder / "rows.npy", rows))
         return rows, reason
+
+    def _own(self, made: Made, runtime: Runtime) -> Worker | None:
+        """The base's worker, if it is the base that is asked for."""
+        return self.base_worker if (made.key, runtime) == (self.base.key, self.runtime) else None
 
     def base_rows(self, split: Split) -> Floats:
         """Return the base's score rows."""
@@ -214,13 +218,14 @@ class Bench:
         return Evidence(self.workshop.task, tuple(self.view.split(split)), self.base_rows(split), rows)
 
     def quality(self, rows: Floats, split: Split) -> dict[str, Figure]:
-        """Return every metric of the task as a figure, with an interval where one is exact."""
+        """Return every metric of the task that is a number as a figure, with an interval where one is exact."""
         base = self.base_rows(split)
         conditions = {"split": split, "confidence": self.confidence}
-        return {
-            metric.name: quality_figure(metric, np.hstack([rows, base]) if metric.paired else rows, conditions)
+        figures = by_name(
+            quality_figure(metric, np.hstack([rows, base]) if metric.paired else rows, conditions)
             for metric in self.workshop.task.metrics
-        }
+        )
+        return {name: figure for name, figure in figures.items() if np.isfinite(figure.value)}
 
     def read_base(self) -> dict[str, Figure]:
         """Return every figure of the base: quality on validation, and all costs."""

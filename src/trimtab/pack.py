@@ -151,10 +151,15 @@ class Bundle:
             close()
 
     def _only_input(self) -> str:
-        names = [spec.name for spec in _given(self.model)]
+        names = raw_inputs(self.model)
         if len(names) != 1:
             raise DataError(f"this model takes {', '.join(names)}: give a dict of arrays by these names")
         return names[0]
+
+
+def raw_inputs(model: Model) -> list[str]:
+    """Return the names of what `predict` takes: the task's own, such as a table's columns, before any preparation."""
+    return list(model.frontend.get("inputs") or [spec.name for spec in model.main.signature.inputs])
 
 
 def load(path: str | Path) -> Bundle:

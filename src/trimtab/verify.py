@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from trimtab.errors import PromiseError
-from trimtab.maths.bootstrap import Resampling, bca
+from trimtab.maths.bootstrap import Bootstrap, Resampling, bca
 from trimtab.maths.intervals import clopper_pearson
 from trimtab.maths.noninferiority import noninferior
 from trimtab.maths.power import examples_to_decide, examples_to_refute
@@ -196,7 +196,10 @@ def _judge_resampled(promise: Promise, metric: Metric, evidence: Evidence, confi
         trimmed = metric.reduce(rows if metric.paired else rows[:, :width], weights)
         return trimmed - promise.factor * metric.reduce(rows[:, width:], weights) if promise.factor else trimmed
 
-    spread = bca(difference, rows, evidence.clusters, Resampling(2 * confidence - 1))
+    try:
+        spread = bca(difference, rows, evidence.clusters, Resampling(2 * confidence - 1))
+    except ValueError:  # not a finite number on every resample: a class is missing, or the model's outputs are broken
+        spread = Bootstrap(float(difference(rows, np.ones((1, len(rows))))[0]), -math.inf, math.inf, False, 1.0)
     if spread.degenerate:
         spread = spread.widened(1.0 if metric.unit == "share" else math.inf)
     sign = 1 if promise.relation == ">=" else -1
@@ -214,7 +217,7 @@ def _judge_resampled(promise: Promise, metric: Metric, evidence: Evidence, confi
         n=len(rows),
         base=base,
         trimmed=trimmed,
-        difference=spread.value if promise.factor else None,
+        difference=spread.value if promise.factor and math.isfinite(spread.value) else None,
         low=spread.low,
         high=spread.high,
         method="BCa bootstrap, Efron 1987",

@@ -136,8 +136,8 @@ def test_the_only_task_of_a_file_needs_no_name(here):
         ("own.py:number", DataError, "no task 'number'"),
         ("own.py", DataError, "no task ''"),
         ("absent.py:Own", DataError, r"there is no absent\.py"),
-        ("broken.py:Own", DataError, r"broken\.py cannot be imported: ZeroDivisionError: division by zero"),
-        ("torn.py:Own", DataError, r"torn\.py cannot be imported: SyntaxError"),
+        ("broken.py:Own", DataError, r"broken\.py fails: ZeroDivisionError: division by zero"),
+        ("torn.py:Own", DataError, r"torn\.py fails: SyntaxError"),
         ("needy.py:Own", MissingExtra, "needs the library nowhere_to_be_found"),
     ],
 )

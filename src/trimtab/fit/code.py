@@ -6,12 +6,9 @@ standard library is refused: a folder of data from elsewhere must not be able to
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +16,8 @@ from typing import Any
 from torch import nn
 
 from trimtab.errors import CorruptFile, DataError, UnknownName, UnsafeFile
+from trimtab.values import store
+from trimtab.values.usercode import import_file
 
 ZOO = "trimtab.sources.zoo"
 
@@ -32,7 +31,7 @@ def find(ref: str) -> Callable[..., Any]:
         UnsafeFile: it is the standard library's.
     """
     place, _, name = ref.rpartition(":")
-    module = _from_file(Path(place)) if place.endswith(".py") else _from_module(place)
+    module = import_file(Path(place)) if place.endswith(".py") else _from_module(place)
     found = getattr(module, name, None)
     if not callable(found):
         here = [k for k, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
@@ -51,8 +50,7 @@ def code_hash(ref: str) -> str | None:
 def file_hash(path: Path) -> str:
     """Return the sha256 of a file; raises DataError where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return store.file_hash(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
@@ -77,24 +75,6 @@ def call(ref: str, arguments: Mapping[str, Any]) -> nn.Module:
     return made
 
 
-def _from_file(path: Path) -> ModuleType:
-    name = f"trimtab_user_{file_hash(path)[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise DataError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        with _importable(path.resolve().parent):
-            spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise DataError(f"the code in {path} fails: {type(error).__name__}: {error}") from error
-    return module
-
-
 def _from_module(name: str) -> ModuleType:
     if name.partition(".")[0] in sys.stdlib_module_names:
         raise UnsafeFile(f"{name} is part of Python itself and builds no model; refused")
@@ -102,12 +82,3 @@ def _from_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except (ImportError, ValueError) as error:
         raise DataError(f"cannot import {name or 'an empty name'}: {error}; give FILE.py:callable") from error
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))

@@ -25,6 +25,7 @@ from trimtab.fit import code, tensors
 from trimtab.fit.facts import count
 from trimtab.values.model import Part, Signature, TensorSpec
 from trimtab.values.registry import registry
+from trimtab.values.store import write_atomically
 from trimtab.values.task import Batch, TaskView
 
 TORCH_FILE, WEIGHTS_FILE, EXPORTED_FILE = "torch.json", "weights.safetensors", "exported.pt2"
@@ -71,7 +72,7 @@ def save(  # noqa: PLR0913  (what an artefact is made of)
     exported = _export(module, folder, signature, example) if build["ref"].startswith("live:") else None
     about = {"build": dict(build), "edits": [dict(edit) for edit in edits]}
     data = about | {"tied": tied, "extra": extra, "exported": exported}
-    tensors.write_text(folder / TORCH_FILE, json.dumps(data))
+    write_atomically(folder / TORCH_FILE, json.dumps(data))
     return Part("torch", folder, signature, facts)
 
 

@@ -15,26 +15,33 @@ class Settings:
     """How to train. Refuses values that mean nothing with a ValueError."""
 
     epochs: int = 5
+    """Passes over the train split."""
     steps: int | None = None
     """Optimizer steps in all; replaces `epochs`."""
     lr: float = 0.002
     """Highest learning rate."""
     optimizer: str = "adamw"
+    """`adamw` or `sgd`."""
     momentum: float = 0.9
     """Of SGD, in Nesterov's form."""
     weight_decay: float = 0.01
+    """Decoupled from the gradient (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
     schedule: str = "cosine"
+    """Of the learning rate after the warm-up: `cosine`, `step` or `constant`."""
     warmup: float = 0.2
     """Share of all steps over which the learning rate rises in a line to `lr`."""
     batch: int = 16
+    """Examples a step."""
     clip: float | None = None
     """Largest norm of the gradient of all weights together."""
     patience: int | None = None
     """Stop after so many epochs without a better validation metric, and keep the best weights."""
     label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
     alpha: float = 0.0
     """Share of the teacher in the loss; 0 without a teacher."""
     temperature: float = 2.0
+    """Softens the teacher's and the student's answers (Hinton et al. 2015, arXiv 1503.02531, section 2)."""
 
     def __post_init__(self) -> None:
         self._one_of("optimizer", OPTIMIZERS)

@@ -24,17 +24,25 @@ class Distill(Pass):
     """Fits the weights to the base's answers and the labels."""
 
     epochs: int = 3
+    """Passes over the train split."""
     steps: int | None = None
+    """Optimizer steps in all; replaces `epochs`."""
     lr: float = 0.002
+    """Highest learning rate."""
     temperature: float = 2.0
     """Softens both answers; above 1 the small probabilities count more."""
     alpha: float = 0.7
     """Share of the teacher in the loss, from 0 (labels only) to 1 (needs no labels)."""
     batch: int = 16
+    """Examples a step."""
     optimizer: str = "adamw"
+    """`adamw` or `sgd`."""
     weight_decay: float = 0.01
+    """Decoupled from the gradient."""
     warmup: float = 0.1
+    """Share of all steps over which the learning rate rises in a line to `lr`."""
     clip: float | None = None
+    """Largest norm of the gradient of all weights together."""
 
     formats: ClassVar = {"torch": "torch"}
     stage: ClassVar[Stage] = "recover"

@@ -50,12 +50,15 @@ class Quantize(Pass):
     weights: int = 8
     """8, or 7 for CPUs without VNNI."""
     activations: int = 8
+    """Bits; 8 is what the kernels take."""
     method: str = "static"
+    """`static` fixes the ranges of activations on training examples, `dynamic` finds them at each call."""
     calibration: str = "minmax"
     """How static ranges are chosen: `minmax`, `entropy` or `percentile`."""
     samples: int = 256
     """Training examples to calibrate on."""
     per_channel: bool = True
+    """A scale for each output channel of a weight, or one for the whole."""
 
     formats: ClassVar[Mapping[str, str]] = {"onnx": "onnx"}
     stage: ClassVar[Stage] = "precision"

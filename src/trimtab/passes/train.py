@@ -19,20 +19,32 @@ from trimtab.values.model import Model, Single
 
 @dataclass(frozen=True)
 class Train(Pass):
-    """Fits the weights; the meaning of each argument is in `trimtab.fit.settings.Settings`."""
+    """Fits the weights to the train split."""
 
     epochs: int = 5
+    """Passes over the train split."""
     steps: int | None = None
+    """Optimizer steps in all; replaces `epochs`."""
     lr: float = 0.002
+    """Highest learning rate."""
     optimizer: str = "adamw"
+    """`adamw` or `sgd`."""
     momentum: float = 0.9
+    """Of SGD, in Nesterov's form."""
     weight_decay: float = 0.01
+    """Decoupled from the gradient."""
     schedule: str = "cosine"
+    """`cosine`, `step` or `constant`."""
     warmup: float = 0.2
+    """Share of all steps over which the learning rate rises in a line to `lr`."""
     batch: int = 16
+    """Examples a step."""
     clip: float | None = None
+    """Largest norm of the gradient of all weights together."""
     patience: int | None = None
+    """Stop after so many epochs without a better validation metric, and keep the best weights."""
     label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
 
     formats: ClassVar = {"torch": "torch"}
     stage: ClassVar[Stage] = "fit"

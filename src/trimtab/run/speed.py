@@ -52,5 +52,5 @@ class Speed:
 
 
 def _peak(facts: Facts, peaks: Mapping[str, float]) -> float:
-    whole = facts.weight_bits <= 8 and facts.activation_bits <= 8
+    whole = facts.weight_bits < 16 and facts.activation_bits <= 8
     return peaks.get("int8", peaks.get("fp32", 0.0)) if whole else peaks.get("fp32", 0.0)

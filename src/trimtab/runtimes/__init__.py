@@ -19,6 +19,7 @@ class Runtime(ABC):
     """Loads a model and answers; `threads` is part of the recipe because it changes everything."""
 
     threads: int = 1
+    """Processor threads it computes with."""
 
     formats: ClassVar[frozenset[str]]
     """Formats it can load."""

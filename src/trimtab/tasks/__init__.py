@@ -9,17 +9,16 @@ cleaning, metrics and description then come with it. Anything else is a `Task`, 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
-import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import DataError, suggest
 from trimtab.values.notation import Step
-from trimtab.values.registry import missing, registry
+from trimtab.values.registry import registry
 from trimtab.values.task import Task
+from trimtab.values.usercode import import_file
 
 if TYPE_CHECKING:
     from trimtab.tasks._data import Data as Data
@@ -105,7 +104,7 @@ def _built(kind: type[Any], step: Step) -> Task:
 
 def _from_code(path: Path, name: str, arguments: str) -> Task:
     found = _existing(path)
-    contents = _imported(found)
+    contents = vars(import_file(found))
     own = {
         key: value
         for key, value in contents.items()
@@ -124,20 +123,3 @@ def _from_code(path: Path, name: str, arguments: str) -> Task:
         task: Task = thing()
         return task
     return _built(thing, Step.parse(f"task{arguments}"))
-
-
-def _imported(path: Path) -> dict[str, Any]:
-    """Run the user's file as a module of its own name; its folder is not put on the import path."""
-    name = f"trimtab_user_{path.resolve().as_posix().encode().hex()[-40:]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise DataError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except ModuleNotFoundError as error:
-        raise missing(error, str(path)) from error
-    except Exception as error:
-        raise DataError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    return vars(module)

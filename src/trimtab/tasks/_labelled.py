@@ -55,6 +55,7 @@ class Labelled(Task):
     weights: tuple[str | float, ...] = ()
     """Of the classes in the loss: a number for each, or `balanced`."""
     top_k: int = 5
+    """Of the top-k accuracy."""
     tolerance: float = 0.0
     """Up to which difference two outputs of a regression agree, in the target's unit; 0 offers no agreement."""
 

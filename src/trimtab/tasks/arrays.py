@@ -27,6 +27,7 @@ class Arrays(Labelled):
     """A classification or regression on the arrays of an .npz file."""
 
     path: str = ""
+    """An `.npz` file."""
     kind: str = ""
     """`classification` or `regression`; by default text and whole numbers are classes, other numbers are not."""
 

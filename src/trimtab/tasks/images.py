@@ -29,9 +29,11 @@ class Images(Labelled):
     """Tell the classes of a folder apart: `image` is float32 [C, H, W], each channel standardised by train's pixels."""
 
     path: str = ""
+    """A folder with a folder of images for each class."""
     resize: int = 0
     """Height and width in pixels; 0 leaves images as they are, and then they must all be of one size."""
     grayscale: bool = False
+    """Turn colours into one channel."""
     shift: float = 0.0
     """Training images move by up to so many pixels."""
     degrees: float = 0.0

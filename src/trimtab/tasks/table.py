@@ -30,6 +30,7 @@ class Table(Labelled):
     """Predict one column of a table from the others: `features` is float32 [F], or `sequence` and `length`."""
 
     path: str = ""
+    """A `.csv`, `.tsv` or `.parquet` file."""
     target: str = ""
     """Column to predict; empty where the data has no labels, and then agreement is the only metric."""
     slices: tuple[str, ...] = ()

@@ -19,8 +19,11 @@ class Toy(Labelled):
     """
 
     examples: int = 600
+    """In all splits together."""
     features: int = 4
+    """Numbers in an example."""
     classes: int = 3
+    """Each as frequent as the others."""
     spread: float = 1.0
     """Standard deviation around the centres, which lie about 3 from the middle."""
 

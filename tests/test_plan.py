@@ -1,0 +1,127 @@
+"""Predictions before any work is done: what is offered, what is expected of it, and how measuring corrects it."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.plan import Candidate, Predictor, candidates, expect, improvement, normal_cdf
+from trimtab.recipe import Bound, bind
+from trimtab.values.facts import Facts
+from trimtab.values.figure import Figure
+from workbench import Narrow, Stem, quick
+
+__all__ = ["quick"]
+FACTS = Facts("null", 195, 192, {"linear": 1}, weight_bits=64)
+TORCH = Facts("torch", 200_000, 5_000_000, {"linear": 2, "conv": 3})
+costs, spreads = st.floats(0.01, 100), st.floats(0.05, 2)
+
+
+@given(costs, spreads, st.floats(0.01, 100))
+def test_the_expected_improvement_is_the_mean_of_what_is_gained(median, spread, best):
+    draws = np.log(median) + spread * np.random.default_rng(0).standard_normal(20_000)
+    gains = np.maximum(math.log(best) - draws, 0)
+    wanted, error = gains.mean(), gains.std() / math.sqrt(len(gains))
+    assert improvement((median, spread), best) == pytest.approx(wanted, abs=6 * error + 1e-4)
+
+
+@given(costs, costs, spreads, st.floats(0.01, 100))
+def test_it_grows_as_the_cost_falls_and_is_never_negative(one, two, spread, best):
+    cheap, dear = sorted((one, two))
+    assert improvement((cheap, spread), best) >= improvement((dear, spread), best) >= -1e-12
+
+
+@given(costs, spreads, spreads, st.floats(0.01, 100))
+def test_it_grows_with_doubt(median, one, two, best):
+    sure, unsure = sorted((one, two))
+    assert improvement((median, unsure), best) >= improvement((median, sure), best) - 1e-12
+
+
+@given(st.floats(-30, 30))
+def test_the_normal_distribution_function(z):
+    assert normal_cdf(z) + normal_cdf(-z) == pytest.approx(1)
+    assert 0 <= normal_cdf(z) <= normal_cdf(z + 0.1) <= 1
+
+
+def test_every_chain_is_offered_once_and_the_base_is_not(machine):
+    names = [candidate.name for candidate in candidates(FACTS, machine)]
+    assert {"narrow @ null", "narrow(bits=32) @ null", "narrow(bits=8) @ null"} == set(names)
+    assert len(names) == len(set(names))
+    torch = [candidate.name for candidate in candidates(TORCH, machine)]
+    assert len(torch) == len(set(torch)) > 20
+    assert not [name for name in torch if name.startswith("@ torch")]
+
+
+def test_without_training_only_passes_that_fit_nothing_are_offered(machine):
+    found = list(candidates(TORCH, machine, train=False))
+    assert found
+    assert {step.stage for each in found for step in each.bound.passes} <= {"export", "precision"}
+    assert {each.structure for each in found} == {""}
+
+
+def test_a_users_recipe_is_predicted_step_by_step(machine):
+    found = expect(bind("stem(bits=16) | narrow(bits=8) @ null"), FACTS, machine)
+    assert (found.facts.weight_bits, found.structure) == (8.0, "stem(bits=16)")
+    assert found.name == "stem(bits=16) | narrow(bits=8) @ null"
+    assert found.serving == ("null", True)
+
+
+def one(delay: float, *passes) -> Candidate:
+    facts = FACTS
+    for step in passes:
+        facts = step.predict(facts, None)
+    return Candidate(Bound(tuple(passes), bind(f"@ null(delay_ms={delay})").runtime), facts)
+
+
+def latency(value: float) -> dict[str, Figure]:
+    return {"latency_ms": Figure("latency_ms", value, "ms")}
+
+
+def test_a_prediction_has_an_interval_and_says_what_it_is(machine):
+    figures = Predictor(machine, FACTS).figures(one(2.0))
+    assert figures["latency_ms"].value == 2.0
+    assert figures["latency_ms"].low < 2.0 < figures["latency_ms"].high
+    assert {figure.origin for figure in figures.values()} == {"predicted"}
+    assert figures["size_mb"].value == pytest.approx(FACTS.size_mb)
+
+
+def test_measured_latencies_correct_the_like_and_narrow_the_doubt(machine):
+    predictor = Predictor(machine, FACTS)
+    before = predictor.figures(one(2.0))["latency_ms"]
+    for factor in (1.5, 1.5, 1.5):
+        predictor.learn(one(2.0), latency(2.0 * factor), None)
+    after = predictor.figures(one(2.0))["latency_ms"]
+    assert after.value == pytest.approx(3.0)
+    assert after.high / after.low < before.high / before.low
+    assert predictor.figures(one(2.0, Narrow(8)))["latency_ms"].value == pytest.approx(3.0)
+    assert predictor.figures(one(7.0))["latency_ms"].value == pytest.approx(7.0)
+
+
+def test_a_runtime_that_predicts_nothing_is_expected_to_be_like_the_base(machine):
+    predictor = Predictor(machine, FACTS, base_latency_ms=5.0)
+    figure = predictor.figures(one(0.0))["latency_ms"]
+    assert figure.value == 5.0
+    predictor.learn(one(0.0), latency(1.0), None)
+    assert predictor.figures(one(0.0))["latency_ms"].value == 5.0
+
+
+@given(st.lists(st.floats(-0.05, 0.1), min_size=1, max_size=5))
+def test_losses_are_learnt_by_structure(losses):
+    predictor = Predictor(None, FACTS)
+    stem = one(1.0, Stem(16))
+    prior, doubt = predictor.loss(stem)
+    for loss in losses:
+        predictor.learn(stem, {}, loss)
+    learnt, left = predictor.loss(stem)
+    assert learnt == pytest.approx(np.mean(losses), abs=1e-9)
+    assert left <= doubt
+    assert predictor.loss(one(1.0, Stem(8)))[0] == one(1.0, Stem(8)).facts.quality_loss
+    bolder = one(1.0, Stem(16), Narrow(8))
+    assert predictor.loss(bolder)[0] == pytest.approx(bolder.facts.quality_loss + np.mean(losses) - prior, abs=1e-9)
+
+
+def test_facts_of_other_formats_offer_nothing(machine):
+    assert list(candidates(replace(FACTS, format="unheard-of"), machine)) == []

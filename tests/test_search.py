@@ -1,0 +1,193 @@
+"""The search's judgement: how likely a candidate is to pass, which are tested and in which order, what comes next."""
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.errors import DataError, OutputError, WorkerDied, WorkerHung
+from trimtab.plan import Candidate
+from trimtab.recipe import Bound, bind
+from trimtab.search import WORTH_TESTING, Aim, Search, Trial, chance_of_passing, judgement_from_json, one_line, thin
+from trimtab.values.facts import Facts
+from trimtab.values.figure import Figure
+from trimtab.values.promise import Limit, Promise
+from trimtab.verify import Judgement
+from workbench import Narrow, quick
+
+__all__ = ["quick"]
+shares = st.floats(-0.1, 0.1)
+
+
+def judgement(difference=0.0, margin=-0.02, error=0.005, where="", n=1000) -> Judgement:
+    promise = f"accuracy{f'[{where}]' if where else ''} >= base - {abs(margin):g}"
+    ends = (difference - 1.645 * error, difference + 1.645 * error)
+    return Judgement(promise, where, "UNDECIDED", 0.9, 0.9 + difference, difference, *ends, margin, "share", n, "")
+
+
+def chance(*judgements: Judgement, ratio=1.0) -> float:
+    return chance_of_passing(judgements, ratio, 0.95)
+
+
+@given(shares, shares, st.floats(0.001, 0.05), st.floats(0.2, 5))
+def test_the_better_the_difference_the_likelier(one, two, error, ratio):
+    worse, better = sorted((one, two))
+    assert chance(judgement(worse, error=error), ratio=ratio) <= chance(judgement(better, error=error), ratio=ratio)
+
+
+@given(shares, st.floats(0.001, 0.2), st.floats(0.001, 0.2))
+def test_the_wider_the_margin_the_likelier(difference, one, two):
+    tight, wide = sorted((one, two))
+    assert chance(judgement(difference, -tight)) <= chance(judgement(difference, -wide))
+
+
+@given(shares, st.floats(0.001, 0.05))
+def test_it_is_a_probability_and_more_promises_are_never_likelier(difference, error):
+    single = chance(judgement(difference, error=error))
+    assert 0 <= chance(judgement(difference, error=error), judgement(0.0, where="class=1", n=100)) <= single <= 1
+
+
+def test_a_larger_test_split_helps_what_is_good_and_not_what_is_bad():
+    good, bad = judgement(-0.01, error=0.008), judgement(-0.03, error=0.008)
+    assert chance(good, ratio=0.1) > chance(good, ratio=1.0)
+    assert chance(bad, ratio=0.1) < 0.2
+
+
+def test_signs_turn_round_where_lower_is_better():
+    higher = judgement(-0.01)
+    lower = replace(
+        higher, promise="log_loss <= base + 0.02", difference=0.01, low=-higher.high, high=-higher.low, margin=0.02
+    )
+    assert chance(lower) == pytest.approx(chance(higher))
+
+
+def test_a_slice_is_drawn_towards_the_whole():
+    alone = chance(judgement(-0.1, -0.05, 0.02, "class=1", 60))
+    company = chance(judgement(0.0, -0.02, 0.003), judgement(-0.1, -0.05, 0.02, "class=1", 60))
+    assert company > alone
+    assert chance(judgement(0.0, -0.02, 0.003), judgement(0.0, -0.05, 0.02, "class=1", 60)) > company
+
+
+def test_an_endless_interval_gives_no_chance():
+    assert chance(replace(judgement(), low=-math.inf, high=math.inf)) == 0.0
+    assert chance(replace(judgement(), low=-math.inf, high=math.inf, difference=None, trimmed=math.nan)) == 0.0
+
+
+def test_a_judgement_survives_the_tab():
+    endless = replace(judgement(), low=-math.inf, high=math.inf, p_value=0.2, more_examples=7)
+    for each in (judgement(), endless):
+        assert judgement_from_json(each.to_json()) == each
+
+
+@given(st.lists(st.floats(0.01, 100), max_size=30))
+def test_thin_keeps_the_cheapest_and_steps_worth_taking(values):
+    walk = sorted(values, reverse=True)
+    kept = thin(walk, lambda cost: cost)
+    assert kept == sorted(kept, reverse=True)
+    assert set(kept) <= set(values)
+    assert len(kept) <= 6
+    assert all(dear > cheap * 1.1 for dear, cheap in pairwise(kept))
+    assert (kept[-1:] == walk[-1:]) if walk else kept == []
+
+
+FACTS = Facts("null", 195, 192, {"linear": 1}, weight_bits=64)
+NAMES = iter(range(10**9))
+
+
+def trial(cost: float, likely: float, status="measured", **figures) -> Trial:
+    runtime = bind(f"@ null(delay_ms={next(NAMES)})").runtime
+    found = {"latency_ms": cost, **figures}
+    return Trial(
+        Candidate(Bound((), runtime), FACTS),
+        status,
+        figures={name: Figure(name, value, "") for name, value in found.items()},
+        chance=likely,
+    )
+
+
+def search(*trials: Trial, limits: tuple[str, ...] = (), higher=False) -> Search:
+    aim = Aim(
+        (Promise.parse("accuracy >= base - 0.02"), Promise.parse("accuracy[class=*] >= base - 0.1")),
+        "latency_ms",
+        higher,
+        tuple(map(Limit.parse, limits)),
+        0.95,
+    )
+    bench = SimpleNamespace(base_figures={"latency_ms": Figure("latency_ms", 10.0, "ms")})
+    return Search(None, bench, None, aim, None, None, trials=list(trials))
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 20), st.floats(0, 1)), max_size=12))
+def test_the_walk_goes_from_mild_to_bold(points):
+    walk = search(*(trial(*point) for point in points)).walk_order()
+    costs = [each.figures["latency_ms"].value for each in walk]
+    chances = [min(each.chance, 0.99) for each in walk]
+    assert costs == sorted(costs, reverse=True)
+    assert chances == sorted(chances, reverse=True)
+    assert all(each.chance >= WORTH_TESTING for each in walk)
+    assert all(cost < 10.0 for cost in costs)
+    worth = [cost for cost, likely in points if likely >= WORTH_TESTING and cost < 10.0]
+    assert (min(costs) == min(worth)) if worth else walk == []
+
+
+def test_the_walk_leaves_out_what_breaks_a_limit_or_was_not_measured():
+    good = trial(5.0, 0.9, size_mb=0.5)
+    others = [trial(1.0, 0.9, size_mb=2.0), trial(1.0, 0.9), trial(1.0, 0.9, "dropped", size_mb=0.1)]
+    found = search(good, *others, limits=("size_mb <= 1",))
+    assert found.walk_order() == [good]
+    assert found.best_cost == 5.0
+    assert [str(limit) for limit in found.beyond(others[0])] == ["size_mb <= 1"]
+
+
+def test_where_higher_is_better_the_cost_is_turned_round():
+    fast, slow = trial(40.0, 0.9), trial(5.0, 0.9)
+    assert search(fast, slow, higher=True).walk_order() == [fast]
+
+
+def test_the_tolerance_is_the_tightest_margin():
+    assert search().tolerance == 0.02
+
+
+@dataclass
+class Broken:
+    """A workshop whose every step fails."""
+
+    error: BaseException
+
+    def apply(self, made, steps, base):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (DataError("no"), "refused"),
+        (WorkerDied("no"), "failed"),
+        (WorkerHung("no"), "fault"),
+        (TimeoutError("no"), "fault"),
+        (MemoryError("no"), "fault"),
+        (OSError("no"), "fault"),
+        (ZeroDivisionError("no"), "failed"),
+    ],
+)
+def test_what_goes_wrong_becomes_a_status_and_a_reason(error, status):
+    found = search()
+    found.base, found.predictor = SimpleNamespace(seconds=0.0), SimpleNamespace(figures=lambda candidate: {})
+    found.workshop = Broken(error)
+    ended = found.attempt(Candidate(Bound((Narrow(16),), bind("@ null").runtime), FACTS))
+    assert (ended.status, ended.made, ended.chance) == (status, None, 0.0)
+    assert "no" in ended.reason
+    found.workshop = Broken(OutputError("full"))
+    with pytest.raises(OutputError):
+        found.attempt(ended.candidate)
+
+
+@given(st.text(max_size=1000))
+def test_a_reason_is_one_line(text):
+    line = one_line(ValueError(text))
+    assert "\n" not in line
+    assert 0 < len(line) <= 300
