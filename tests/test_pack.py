@@ -166,6 +166,22 @@ def test_a_wrong_input_is_told_by_name(bundle):
         found.predict({"feature": points(2)})
 
 
+def test_a_table_is_asked_by_its_columns_and_the_readme_says_so(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [f"{a:.3f},{'uv'[i % 3 % 2]},{'xy'[i % 2]}" for i, a in enumerate(rng.normal(size=80))]
+    (tmp_path / "table.csv").write_text("\n".join(["tall one,sort,label", *rows]))
+    task = open_task(f"{tmp_path}/table.csv(target='label')")
+    model = Workshop(task, Store(tmp_path / "store"), here()).open("null:linear")
+    pack(model, bind_runtime("null"), tmp_path / "bundle", about(1))
+    assert '{"tall one": tall_one, "sort": sort}' in (tmp_path / "bundle/README.md").read_text()
+    with load(tmp_path / "bundle") as found:
+        assert found.predict({"tall one": [1.0, 2.0], "sort": ["u", "v"]})["output"].shape == (2, 2)
+        with pytest.raises(DataError, match="takes tall one, sort"):
+            found.predict(np.zeros((2, 3)))
+        with pytest.raises(DataError, match="'tall one' is absent"):
+            found.predict({"tal one": [1.0], "sort": ["u"]})
+
+
 def about(number):
     return {"recipe": "none", "number": number}
 

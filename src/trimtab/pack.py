@@ -26,7 +26,7 @@ from trimtab.apply import Made, digest, gather, versions
 from trimtab.errors import CorruptFile, DataError
 from trimtab.machines import here
 from trimtab.recipe import bind_runtime
-from trimtab.run.frontend import prepare
+from trimtab.run.frontend import prepare, raw_inputs
 from trimtab.run.program import drive
 from trimtab.runtimes import Runtime
 from trimtab.values.model import Model, Single, TensorSpec
@@ -151,15 +151,15 @@ class Bundle:
             close()
 
     def _only_input(self) -> str:
-        names = raw_inputs(self.model)
+        names = names_taken(self.model)
         if len(names) != 1:
             raise DataError(f"this model takes {', '.join(names)}: give a dict of arrays by these names")
         return names[0]
 
 
-def raw_inputs(model: Model) -> list[str]:
+def names_taken(model: Model) -> list[str]:
     """Return the names of what `predict` takes: the task's own, such as a table's columns, before any preparation."""
-    return list(model.frontend.get("inputs") or [spec.name for spec in model.main.signature.inputs])
+    return raw_inputs(model.frontend) or [spec.name for spec in _given(model)]
 
 
 def load(path: str | Path) -> Bundle:
@@ -238,7 +238,7 @@ Made by: `{data.get("command", "")}`
 
 
 def _inputs(model: Model) -> str:
-    return ", ".join(f'"{spec.name}": {spec.name}' for spec in _given(model))
+    return ", ".join(f'"{name}": {"".join(c if c.isalnum() else "_" for c in name)}' for name in names_taken(model))
 
 
 def _given(model: Model) -> list[TensorSpec]:

@@ -44,6 +44,22 @@ def prepare(frontend: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Ar
     return {name: np.ascontiguousarray(_taken(values, name)) for name in frontend.get("inputs") or values}
 
 
+def raw_inputs(frontend: Mapping[str, Any]) -> list[str]:
+    """Return the names that `prepare` takes: of a table its columns, elsewhere mostly the model's own inputs.
+
+    >>> raw_inputs({"steps": [{"op": "sequence", "inputs": ["x"], "output": "s", "length": "n"}], "inputs": ["s", "n"]})
+    ['x']
+    """
+    raw: dict[str, None] = {}
+    made: set[str] = set()
+    for step in frontend.get("steps", ()):
+        columns = [column["name"] for column in (*step.get("numeric", ()), *step.get("categorical", ()))]
+        used = columns or step.get("inputs") or [step.get("input")]
+        raw |= dict.fromkeys(name for name in used if name not in made)
+        made |= {step[key] for key in ("output", "length") if key in step}
+    return list(raw | dict.fromkeys(name for name in frontend.get("inputs", ()) if name not in made))
+
+
 def _taken(values: Mapping[str, Any], name: str) -> Any:
     if name not in values:
         raise DataError(f"input {name!r} is absent{suggest(name, values)}")
