@@ -50,7 +50,7 @@ def main(folder: Path) -> None:
     fit(model, train)
 
     result = trimtab.trim(
-        model, (train, test), "accuracy >= base - 0.03", within="45s", train=False, out=folder / "run"
+        model, (train, test), "accuracy >= base - 0.03", within="2m", train=False, out=folder / "run"
     )
     print(result.document["sentence"])
     if result.bundle is None:

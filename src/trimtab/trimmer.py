@@ -21,9 +21,7 @@ from typing import Any
 from trimtab import machines
 from trimtab.apply import Made, Workshop
 from trimtab.errors import CorruptFile, PromiseError, UsageError
-from trimtab.maths.intervals import never_seen_bound
 from trimtab.maths.pareto import fixed_sequence
-from trimtab.maths.power import smallest_decidable_margin
 from trimtab.measure import Bench, axes, choose_runtime
 from trimtab.pack import pack
 from trimtab.plan import Candidate, Predictor, candidates, expect
@@ -39,13 +37,11 @@ from trimtab.values.promise import Limit, Promise
 from trimtab.values.store import Store, write_atomically
 from trimtab.values.tab import TAB_FILE, Tab
 from trimtab.values.task import Task
-from trimtab.verify import judge, overall, slice_values
+from trimtab.verify import decidable, judge, overall
 
 REQUEST_FILE, RESULT_FILE, BUNDLE = "run.json", "result.json", "bundle"
 RESERVE = 0.2
 """Share of the time that is kept back for verification and the fresh timing."""
-LIKELY_DISCORDANCE = 0.02
-"""Share of examples on which a good trimmed model differs from its base, for saying what the data can decide."""
 
 
 @dataclass
@@ -116,53 +112,10 @@ def check_request(request: Request, task: Task | None = None) -> tuple[Task, Aim
         promise.check(task)
     higher = known.axes[objective].better == "higher"
     aim = Aim(promises, objective, higher, limits, request.confidence)
-    never = [found["sentence"] for found in decidable(task, aim) if not found["possible"]]
+    never = [found["sentence"] for found in decidable(task, aim.promises, aim.confidence) if not found["possible"]]
     if never:
         raise PromiseError(never[0])
     return task, aim
-
-
-def decidable(task: Task, aim: Aim) -> list[dict[str, Any]]:
-    """Say of each promise relative to the base whether the test split can decide it, and how tight it could be."""
-    examples = task.split("test")
-    counts = {"": len(examples)}
-    for group, values in slice_values(examples).items():
-        for value in values:
-            counts[f"{group}={value}"] = sum(example.slices.get(group) == value for example in examples)
-    return [
-        _decidable_one(one, counts[one.slice], aim.confidence)
-        for promise in aim.promises
-        for one in promise.expand(slice_values(examples))
-        if promise.check(task).binary and one.factor == 1
-    ]
-
-
-def _decidable_one(promise: Promise, n: int, confidence: float) -> dict[str, Any]:
-    alpha, margin = 1 - confidence, abs(promise.offset)
-    least = never_seen_bound(n, confidence)
-    likely = smallest_decidable_margin(n, LIKELY_DISCORDANCE, alpha)
-    possible = margin >= least
-    can = (
-        "can be decided"
-        if margin >= likely
-        else "can be decided only if few answers change"
-        if possible
-        else "never can"
-    )
-    needed = (
-        ""
-        if possible
-        else f"; even identical answers prove no less than {least:.4f}: use more examples or a wider margin"
-    )
-    return {
-        "promise": str(promise),
-        "n": n,
-        "margin": margin,
-        "smallest_margin": least,
-        "likely_margin": likely,
-        "possible": possible,
-        "sentence": f"{promise}: {can} with {n} test examples (about {likely:.4f} is provable){needed}",
-    }
 
 
 def trim(
@@ -190,8 +143,10 @@ def trim(
         run = Run(request, out, task, workshop, tab, progress or Progress())
         workshop.progress = run.progress.doing
         run.earlier_s = sum(record["seconds"] for record in tab.read().of("candidate"))
-        search, order, interrupted = _search(run, aim)
-        return _finish(run, search, order, interrupted)
+        with _bench(run) as bench:
+            search, order, interrupted = _search(run, aim, bench)
+            outcome = _certify(run, search, order, interrupted)
+        return _finish(run, outcome)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -225,17 +180,23 @@ def asked_for(request: Request, base: Made, machine: Machine) -> list[Candidate]
     return [expect(each, base.model.facts, machine) for each in bound]
 
 
-def _search(run: Run, aim: Aim) -> tuple[Search, list[Trial], bool]:
-    """Search until the time is over, nothing is left to gain, or Ctrl-C; return the walk to be verified."""
+def _bench(run: Run) -> Bench:
+    """Make the base and the bench that measures against it."""
     base = _base(run)
-    wanted = asked_for(run.request, base, run.workshop.machine)
+    asked_for(run.request, base, run.workshop.machine)
     bench = Bench(run.workshop, base, _base_runtime(run, base), run.request.confidence, run.request.memory_limit_mb)
     bench.call_seconds = min(bench.call_seconds, max(10.0, run.request.within_s / 4))
+    return bench
+
+
+def _search(run: Run, aim: Aim, bench: Bench) -> tuple[Search, list[Trial], bool]:
+    """Search until the time is over, nothing is left to gain, or Ctrl-C; return the walk to be verified."""
+    base = bench.base
     search = Search(run.workshop, bench, base, aim, Predictor(run.workshop.machine, base.model.facts), run.tab)
     _measure_base(run, search)
     machine = run.workshop.machine
     search.waiting = list(candidates(base.model.facts, machine, run.request.train))
-    search.first = wanted
+    search.first = asked_for(run.request, base, machine)
     search.resume()
     frozen = run.tab.read().of("walk")
     if frozen:
@@ -322,11 +283,11 @@ def _pack_best_so_far(run: Run, search: Search) -> None:
             "verdict": "NOT VERIFIED",
             "sentence": "The best so far of an unfinished search; nothing is proved yet.",
         }
-        _pack(run, search, best, about)
+        _pack(run, best, about)
         run.packed = best
 
 
-def _pack(run: Run, search: Search, trial: Trial, about: Mapping[str, Any]) -> None:
+def _pack(run: Run, trial: Trial, about: Mapping[str, Any]) -> None:
     runtime = trial.candidate.bound.runtime
     if trial.made is None or runtime is None:
         raise CorruptFile(f"{trial.candidate.name} has no model to pack")
@@ -344,19 +305,22 @@ def _pack(run: Run, search: Search, trial: Trial, about: Mapping[str, Any]) -> N
     pack(trial.made, runtime, run.out / BUNDLE, claim | dict(about))
 
 
-def _finish(run: Run, search: Search, order: list[Trial], interrupted: bool) -> dict[str, Any]:
-    """Verify the walk on the sealed split, time the winner afresh, pack it and write the result."""
-    with search.bench:
-        tested = _verify(run, search, order)
-        kept = fixed_sequence(overall(found.judgements) == "PASS" for found in tested)
-        timed = None if kept is None else _time_afresh(run, search, tested[kept])
-        outcome = Outcome(run.request, search, tested, timed, interrupted)
-        text = json.dumps(outcome.document(run.out, run.elapsed, run.seconds), indent=1, allow_nan=False)
+def _certify(run: Run, search: Search, order: list[Trial], interrupted: bool) -> Outcome:
+    """Verify the walk on the sealed split, and time the boldest that passes afresh."""
+    tested = _verify(run, search, order)
+    kept = fixed_sequence(overall(found.judgements) == "PASS" for found in tested)
+    timed = None if kept is None else _time_afresh(run, search, tested[kept])
+    return Outcome(run.request, search, tested, timed, interrupted)
+
+
+def _finish(run: Run, outcome: Outcome) -> dict[str, Any]:
+    """Pack the winner and write the result."""
+    text = json.dumps(outcome.document(run.out, run.elapsed, run.seconds), indent=1, allow_nan=False)
     result: dict[str, Any] = json.loads(text)
     if outcome.winner is not None:
         final = replace(outcome.winner.trial, figures=outcome.winner.figures)
         keys = ("verdict", "sentence", "promises", "conditions", "ratios")
-        _pack(run, search, final, {key: result[key] for key in keys})
+        _pack(run, final, {key: result[key] for key in keys})
     write_atomically(run.out / RESULT_FILE, text)
     run.tab.append("result", verdict=result["verdict"], recipe=result["recipe"])
     return result
@@ -429,4 +393,9 @@ def dry_run(request: Request, progress: Progress | None = None, store: Store | N
         predicted = {name: figure.to_json() for name, figure in predictor.figures(candidate).items()}
         lines.append({"recipe": candidate.name, "predicted": predicted})
     lines.sort(key=lambda line: line["predicted"]["latency_ms"]["value"])
-    return {"model": request.model, "task": request.task, "decidable": decidable(task, aim), "candidates": lines}
+    return {
+        "model": request.model,
+        "task": request.task,
+        "decidable": decidable(task, aim.promises, aim.confidence),
+        "candidates": lines,
+    }

@@ -20,13 +20,15 @@ from scipy.special import ndtri
 
 from trimtab.errors import PromiseError
 from trimtab.maths.bootstrap import Bootstrap, Resampling, bca
-from trimtab.maths.intervals import clopper_pearson
+from trimtab.maths.intervals import clopper_pearson, never_seen_bound
 from trimtab.maths.noninferiority import noninferior
-from trimtab.maths.power import examples_to_decide, examples_to_refute
+from trimtab.maths.power import examples_to_decide, examples_to_refute, smallest_decidable_margin
 from trimtab.values.promise import Promise
 from trimtab.values.task import Example, Metric, Task
 
 Floats = NDArray[np.float64]
+LIKELY_DISCORDANCE = 0.02
+"""Share of examples on which a good trimmed model differs from its base, for saying what the data can decide."""
 Verdict = Literal["PASS", "FAIL", "UNDECIDED"]
 
 
@@ -263,3 +265,41 @@ def quality_values(task: Task, rows: Floats, base: Floats) -> Mapping[str, float
     whole = np.ones((1, len(rows)))
     both = np.hstack([rows, base])
     return {metric.name: float(metric.reduce(both if metric.paired else rows, whole)[0]) for metric in task.metrics}
+
+
+def decidable(task: Task, promises: Iterable[Promise], confidence: float) -> list[dict[str, Any]]:
+    """Say of each promise on a share whether the test split can decide it, and how tight it could be."""
+    examples = task.split("test")
+    groups = slice_values(examples)
+    counts = {f"{group}={value}": 0 for group, values in groups.items() for value in values}
+    for example in examples:
+        for group, value in example.slices.items():
+            counts[f"{group}={value}"] += 1
+    return [
+        _decidable_one(one, counts[one.slice] if one.slice else len(examples), confidence)
+        for promise in promises
+        for one in promise.expand(groups)
+        if promise.check(task).binary and one.factor in (0, 1) and one.relation == ">="
+    ]
+
+
+def _decidable_one(promise: Promise, n: int, confidence: float) -> dict[str, Any]:
+    """Without a single changed answer a share is known to `never_seen_bound`; a good model changes a few."""
+    margin = abs(promise.offset) if promise.factor else 1 - promise.offset
+    least = never_seen_bound(n, confidence)
+    likely = smallest_decidable_margin(n, LIKELY_DISCORDANCE, 1 - confidence)
+    if margin < least:
+        can = f"never can be proved: even perfect answers leave {least:.4f} open; use more examples or a wider margin"
+    elif margin < likely:
+        can = "can be decided only if few answers change"
+    else:
+        can = "can be decided"
+    return {
+        "promise": str(promise),
+        "n": n,
+        "margin": margin,
+        "smallest_margin": least,
+        "likely_margin": likely,
+        "possible": margin >= least,
+        "sentence": f"{promise}: with {n} test examples it {can} (a margin of {likely:.4f} likely can)",
+    }

@@ -77,6 +77,20 @@ def test_the_longest_unused_go_first(store):
     assert [key for key, _, _ in store.entries()] == ["b", "c"]
 
 
+def test_growing_past_the_limit_drops_what_nobody_here_uses(tmp_path):
+    for key in ("old", "older"):
+        Store(tmp_path / "store").make(key, build)
+    store = Store(tmp_path / "store", limit_gb=1e-9)
+    store.get("old")
+    store.make("new", build)
+    assert sorted(key for key, _, _ in store.entries()) == ["new", "old"]
+
+
+def test_a_pass_that_fails_to_open_a_file_is_not_a_disk_that_cannot_be_written(store):
+    with pytest.raises(FileExistsError):
+        store.make("k", lambda folder: (folder / "x").mkdir() or (folder / "x").mkdir())
+
+
 def test_openings_are_counted_for_each_split(store):
     assert [store.count_opening("s", "run") for _ in range(3)] == [1, 2, 3]
     assert store.count_opening("other", "run") == 1

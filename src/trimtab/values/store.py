@@ -37,6 +37,8 @@ class Store:
         self.warnings: list[str] = []
         """What was found corrupt and set aside, one sentence each."""
         self._checked: set[str] = set()
+        """Entries that this process uses: checked once, and never dropped by itself."""
+        self._grown = 0
         with writing(self.root):
             for name in ("objects", "making", "kept", "corrupt"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,9 @@ class Store:
         try:
             with writing(self.root):
                 making.mkdir()
+            with writing(self.root, FULL):
                 build(making)
+            with writing(self.root):
                 seal(making)
                 return self._place(making, key)
         finally:
@@ -103,13 +107,15 @@ class Store:
         found = [(folder.name, folder_bytes(folder), folder.stat().st_mtime) for folder in folders]
         return sorted(found, key=lambda entry: entry[2])
 
-    def shrink(self, limit_bytes: int | None = None) -> int:
-        """Drop entries unused longest until the store is under its limit; return the bytes freed."""
+    def shrink(self, limit_bytes: int | None = None, keep: frozenset[str] = frozenset()) -> int:
+        """Drop entries unused longest, but for those to keep, until the store is under its limit; return the bytes."""
         entries, freed = self.entries(), 0
         excess = sum(size for _, size, _ in entries) - (self.limit_bytes if limit_bytes is None else limit_bytes)
         for key, size, _ in entries:
             if freed >= excess:
                 break
+            if key in keep:
+                continue
             shutil.rmtree(self.root / "objects" / key, ignore_errors=True)
             self._checked.discard(key)
             freed += size
@@ -129,6 +135,10 @@ class Store:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         self._checked.add(key)
+        self._grown += folder_bytes(folder)
+        if self._grown > self.limit_bytes / 100:
+            self._grown = 0
+            self.shrink(keep=frozenset(self._checked))
         return folder
 
     def _set_aside(self, folder: Path, wrong: str) -> None:
@@ -216,21 +226,25 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
+FULL = {
+    errno.ENOSPC: "no space left: free some, or point --out and TRIMTAB_CACHE elsewhere",
+    errno.EDQUOT: "the disk quota is used up",
+}
+UNWRITABLE = FULL | {
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied: choose a folder you may write",
+    errno.EPERM: "permission denied: choose a folder you may write",
+    errno.ENOTDIR: "a part of this path is a file, not a folder",
+    errno.EEXIST: "it is a file, not a folder",
+}
+
+
 @contextlib.contextmanager
-def writing(where: Path) -> Iterator[None]:
+def writing(where: Path, reasons: Mapping[int, str] = UNWRITABLE) -> Iterator[None]:
     """Turn a full or unwritable disk into OutputError with one clear line."""
     try:
         yield
     except OSError as error:
-        reasons = {
-            errno.ENOSPC: "no space left: free some, or point --out and TRIMTAB_CACHE elsewhere",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.EROFS: "the file system is read-only",
-            errno.EACCES: "permission denied: choose a folder you may write",
-            errno.EPERM: "permission denied: choose a folder you may write",
-            errno.ENOTDIR: "a part of this path is a file, not a folder",
-            errno.EEXIST: "it is a file, not a folder",
-        }
         if error.errno not in reasons:
             raise
         raise OutputError(f"cannot write {where}: {reasons[error.errno]}; what was finished is kept") from error
