@@ -64,7 +64,7 @@ def test_what_is_no_duration_says_how_one_looks(text):
         ({"task": ([], [])}, DataError, "gives no batch"),
         ({"task": ([], [], [], [])}, UsageError, "task is a tuple"),
         ({"seed": -1}, UsageError, "seed is a whole number"),
-        ({"confidence": 95}, UsageError, "between 0.5 and 1"),
+        ({"confidence": 95}, UsageError, "between 0.5 and 0.999"),
         ({"memory_limit_mb": float("nan")}, UsageError, "memory limit"),
         ({"within": "soon"}, UsageError, "cannot read the duration"),
         ({"limits": "small"}, PromiseError, "cannot read the limit 'small'"),

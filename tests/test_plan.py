@@ -114,7 +114,7 @@ def test_losses_are_learnt_by_structure(losses):
     stem = one(1.0, Stem(16))
     prior, doubt = predictor.loss(stem)
     for loss in losses:
-        predictor.learn(stem, {}, loss)
+        predictor.learn(stem, latency(1.0), loss)
     learnt, left = predictor.loss(stem)
     assert learnt == pytest.approx(np.mean(losses), abs=1e-9)
     assert left <= doubt

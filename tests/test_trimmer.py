@@ -135,6 +135,57 @@ def test_another_request_does_not_fit_into_the_folder(finished, store):
         run(request(seed=1), Path(finished.document["run"]), store=store)
 
 
+def test_other_data_behind_the_same_words_does_not_fit_into_the_folder(tmp_path, store):
+    rng = np.random.default_rng(0)
+
+    def write(seed: int) -> None:
+        centres = np.random.default_rng(seed).normal(size=(3, 8)) * 3
+        labels = np.arange(900) % 3
+        np.savez(tmp_path / "d.npz", features=(centres[labels] + rng.normal(size=(900, 8))), target=labels)
+
+    write(1)
+    mine = replace(request(), task=str(tmp_path / "d.npz"), promises=("accuracy >= base - 0.05",))
+    first = run(mine, tmp_path / "x", store=store)
+    write(2)
+    with pytest.raises(UsageError, match="another content of the"):
+        run(mine, tmp_path / "x", store=store)
+    assert json.loads((tmp_path / "x" / "result.json").read_text()) == first.document
+
+
+def test_a_limit_may_name_a_meter_and_a_lost_base_is_opened_again(tmp_path, store, monkeypatch):
+    from trimtab.search import Search
+
+    attempt = Search.attempt
+
+    def lose_the_base(self, candidate):
+        if not self.trials:
+            self.bench.base_worker.close()
+        return attempt(self, candidate)
+
+    monkeypatch.setattr(Search, "attempt", lose_the_base)
+    result = run(request(limits=("size <= 100",)), tmp_path / "x", store=store)
+    assert (result.verdict, result.recipe) == ("PASS", "shrink @ null")
+
+
+def test_a_model_without_a_certificate_leaves_no_bundle(tmp_path, store):
+    result = run(request(objective="parameters"), tmp_path / "x", store=store)
+    assert result.verdict == "BASE"
+    assert not (tmp_path / "x" / "bundle").exists()
+
+
+@pytest.mark.slow
+def test_memory_is_read_in_fresh_workers_so_a_model_is_not_cheaper_than_itself(tmp_path, store):
+    result = run(request(objective="memory", tries=("shrink(32) @ null",)), tmp_path / "x", store=store)
+    assert result.verdict == "BASE"
+
+
+def test_an_objective_that_cannot_be_read_is_one_clear_line(tmp_path, store):
+    machine = tmp_path / "free.toml"
+    machine.write_text('cores = 2\nisa = ["avx2"]\n')
+    with pytest.raises(UsageError, match="usd_per_million cannot be read"):
+        run(request(objective="cost", on=str(machine)), tmp_path / "x", store=store)
+
+
 def test_a_second_process_is_refused(tmp_path, store):
     with Tab.open(tmp_path), pytest.raises(Busy):
         run(request(), tmp_path, store=store)
@@ -220,7 +271,7 @@ def test_a_dry_run_lists_predictions_and_what_can_be_decided(store):
         ({"objective": "latensy"}, UnknownName, "did you mean latency"),
         ({"limits": ("sise_mb <= 1",)}, UnknownName, "did you mean size_mb"),
         ({"tries": ("shrink",)}, UsageError, "names no runtime"),
-        ({"confidence": 1.0}, UsageError, "between 0.5 and 1"),
+        ({"confidence": 1.0}, UsageError, "between 0.5 and 0.999"),
         ({"on": "nowhere"}, UnknownName, "machine"),
         ({"model": "zo:resnet"}, UnknownName, "did you mean zoo"),
         ({"model": "resnet"}, DataError, "names no source"),

@@ -10,6 +10,7 @@ import pytest
 
 from trimtab.errors import PromiseError, UnknownName
 from trimtab.maths.metrics import CORRECT, LOG_LOSS, Agreement, ClassScore, Mean, classification_rows
+from trimtab.tasks import open_task
 from trimtab.values.promise import Promise
 from trimtab.values.task import Example, Metric, Task
 from trimtab.verify import Evidence, judge, overall
@@ -272,3 +273,19 @@ def test_log_loss_errs_at_most_one_time_in_twenty():
         after[:, LOG_LOSS] = before[:, LOG_LOSS] + rng.normal(0.02 * 0.3, 0.06, 500)
         wrong += one("log_loss <= base * 1.02", Evidence(base.task, base.examples, before, after)).verdict == "PASS"
     assert 0.02 < wrong / 1500 <= 0.055
+
+
+def test_a_rare_class_that_happened_to_lose_nothing_proves_nothing():
+    """Ten examples of a class cannot show a loss of a tenth of them, and the bootstrap must not say they do."""
+    task = open_task("toy(examples=90)")
+    rng = np.random.default_rng(0)
+    passed = 0
+    for _ in range(40):
+        targets = np.concatenate([np.zeros(10), 1 + np.arange(1990) % 2]).astype(int)
+        base = targets.copy()
+        trimmed = np.where((targets == 0) & (rng.random(2000) < 0.1), 1, targets)
+        rows = [classification_rows(np.eye(3)[answers] * 9, targets) for answers in (base, trimmed)]
+        examples = tuple(Example(str(i), {}, int(t)) for i, t in enumerate(targets))
+        judgements = judge([Promise.parse("recall_macro >= base - 0.02")], Evidence(task, examples, *rows), 0.95)
+        passed += judgements[0].verdict == "PASS"
+    assert passed <= 2

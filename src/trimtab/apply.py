@@ -8,6 +8,7 @@ share its work, and a killed run goes on.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -23,13 +24,14 @@ from trimtab.errors import DataError, Refused, UsageError
 from trimtab.passes import Context, Pass, quiet
 from trimtab.recipe import Recipe, bind, check_formats, split_model
 from trimtab.runtimes import Runtime
+from trimtab.sources import Source
 from trimtab.values.machine import Machine
 from trimtab.values.model import MODEL_FILE, Model, Part
 from trimtab.values.registry import registry
 from trimtab.values.store import MANIFEST, Store, copy_folder, file_hash, files_of, make_folder, writing
 from trimtab.values.task import Split, Task, TaskView
 
-LIBRARIES = ("numpy", "torch", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "openvino")
+LIBRARIES = ("trimtab", "numpy", "torch", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "openvino")
 
 
 @dataclass(frozen=True)
@@ -103,16 +105,32 @@ class Workshop:
                 return number
         return len(passes)
 
-    def _open_source(self, ref: str) -> Made:
+    def key(self, text: str) -> str:
+        """Return the key of the model that `open` would give, without making it."""
+        folder = Path(text)
+        if (folder / MODEL_FILE).is_file():
+            return self._open_folder(folder).key
+        ref, recipe = split_model(text)
+        key = self._source(ref)[2]
+        for step in bind(recipe).passes:
+            key = self._key(key, step, None)
+        return key
+
+    def _source(self, ref: str) -> tuple[Source, str, str]:
+        """Return the source, what it is to open, and the key of the result."""
         kind, colon, rest = ref.partition(":")
         if not colon:
             known = ", ".join(f"{name}:..." for name in registry("sources").names())
             raise DataError(f"cannot open model {ref!r}: it is no model folder, and names no source ({known})")
-        source = registry("sources").take(kind)()
+        source: Source = registry("sources").take(kind)()
         key = digest("source", kind, rest, source.fingerprint(rest), self._inputs(), versions(LIBRARIES))
+        return source, rest, key
+
+    def _open_source(self, ref: str) -> Made:
+        source, rest, key = self._source(ref)
 
         def build(scratch: Path) -> None:
-            model: Model = source.open(rest, scratch, self.view)
+            model = source.open(rest, scratch, self.view)
             replace(model, lineage=(ref,)).save(scratch)
 
         return self._made(key, build)
@@ -172,7 +190,15 @@ class Workshop:
 
     @cached_property
     def _description(self) -> str:
-        return json.dumps([self.task.objective, self.task.class_weights, dict(self.task.describe())], sort_keys=True)
+        task = self.task
+        return json.dumps([task.objective, task.class_weights, dict(task.describe()), self.task_code], sort_keys=True)
+
+    @cached_property
+    def task_code(self) -> str:
+        """Hash of the file that defines a task of the user's own: how it collates and scores; empty for ours."""
+        kind = type(self.task)
+        file = None if kind.__module__.startswith("trimtab.") else inspect.getsourcefile(kind)
+        return file_hash(Path(file)) if file else ""
 
     def _inputs(self) -> Any:
         example = self.view.split("train")[0]

@@ -119,18 +119,25 @@ class Costs:
     load: Mapping[str, float]
 
 
-def fastest_runtime(made: Made, choices: Sequence[Runtime], workshop: Workshop) -> Runtime:
-    """Race the settings of the base's own runtime at batch 1 and return the fastest."""
+def best_runtime(made: Made, choices: Sequence[Runtime], workshop: Workshop, objective: str = "latency_ms") -> Runtime:
+    """Race the settings of the base's own runtime for what is to be made cheap, and return the best of them.
+
+    For a figure that is read once, such as the size, it is the fastest at batch 1.
+    """
     if len(choices) == 1:
         return choices[0]
     bench = Bench(workshop, made, choices[0])
-    latency = axes().meters[axes().owners["latency_ms"]]
+    owner = axes().meters[axes().owners[objective]]
+    meter = owner if owner.repeats else axes().meters[axes().owners["latency_ms"]]
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(bench.worker(made, choice)) for choice in choices]
         probes = [bench.probe(made, choice) for choice in choices]
-        found = race(list(zip(workers, probes, strict=True)), latency, QUICK_BLOCKS)
-    medians = [figures[0].value for figures in found.figures]
-    return choices[medians.index(min(medians))]
+        found = race(list(zip(workers, probes, strict=True)), meter, QUICK_BLOCKS)
+    if not all(found.figures):
+        return choices[0]
+    best = max if meter.figures[found.figures[0][0].name].better == "higher" else min
+    values = [figures[0].value for figures in found.figures]
+    return choices[values.index(best(values))]
 
 
 @dataclass
@@ -181,9 +188,14 @@ class Bench:
         return open_worker(made.folder, runtime, self.workshop.machine, self.memory_limit_mb, self.call_seconds)
 
     @property
+    def lost_base(self) -> bool:
+        """Whether the base's worker was started and is gone: a failure that is not the candidate's."""
+        return self._base_worker is not None and not self._base_worker.alive
+
+    @property
     def base_worker(self) -> Worker:
-        """The base's worker, started when first asked for."""
-        if self._base_worker is None:
+        """The base's worker, started when first asked for, and again when it was lost."""
+        if self._base_worker is None or not self._base_worker.alive:
             self._base_worker = self._stack.enter_context(self.worker(self.base, self.runtime))
         return self._base_worker
 
@@ -194,7 +206,9 @@ class Bench:
 
         Complete rows are kept in the store under the model, the runtime, its libraries and the split.
         """
-        key = digest("rows", made.key, str(runtime), versions(runtime.libraries), self.workshop.fingerprint(split))
+        shop = self.workshop
+        libraries = versions(("trimtab", *runtime.libraries))
+        key = digest("rows", made.key, str(runtime), libraries, shop.fingerprint(split), shop.task_code)
         found = self.workshop.store.get(key)
         if found:
             return np.load(found / "rows.npy", allow_pickle=False), ""
@@ -235,18 +249,20 @@ class Bench:
             if meter.repeats:
                 found = race([(worker, self.probe(self.base, self.runtime))], meter, QUICK_BLOCKS).figures[0]
             else:
-                found = meter.read(worker, self.probe(self.base, self.runtime)).figures
+                found = self._read(meter, self.base, self.runtime, worker)
             figures |= by_name(found)
         worker.pause()
         return figures
 
     def costs(self, made: Made, runtime: Runtime, worker: Worker, wanted: Collection[str]) -> dict[str, Figure]:
-        """Return the noisy cost figures that are wanted, raced briefly against the base, and all the others."""
+        """Return the costs that are wanted, noisy ones raced briefly against the base, and those cheap to read."""
         figures: dict[str, Figure] = {}
         for meter in cheap_first():
+            if (meter.repeats or meter.fresh) and not set(wanted) & set(meter.figures):
+                continue
             if not meter.repeats:
-                figures |= by_name(meter.read(worker, self.probe(made, runtime)).figures)
-            elif set(wanted) & set(meter.figures):
+                figures |= by_name(self._read(meter, made, runtime, worker))
+            else:
                 figures |= by_name(self._race(meter, made, runtime, worker, QUICK_BLOCKS).figures[1])
         self.base_worker.pause()
         return figures
@@ -263,13 +279,20 @@ class Bench:
                 theirs, mine, load = found.figures[0], found.figures[1], dict(found.conditions)
                 ratio = found.ratios[0] if found.ratios else None
             else:
-                theirs = meter.read(self.base_worker, self.probe(self.base, self.runtime)).figures
-                mine, ratio = meter.read(worker, self.probe(made, runtime)).figures, None
+                theirs = self._read(meter, self.base, self.runtime, self.base_worker)
+                mine, ratio = self._read(meter, made, runtime, worker), None
             base |= by_name(theirs)
             ours |= by_name(mine)
             ratios |= gains(meter, theirs, mine, ratio)
         self.base_worker.pause()
         return Costs(ours, base, ratios, load)
+
+    def _read(self, meter: Meter, made: Made, runtime: Runtime, worker: Worker) -> tuple[Figure, ...]:
+        """Read a meter once, in a worker of its own if what this one did before would show."""
+        if not meter.fresh:
+            return meter.read(worker, self.probe(made, runtime)).figures
+        with self.worker(made, runtime) as own:
+            return meter.read(own, self.probe(made, runtime)).figures
 
     def _race(self, meter: Meter, made: Made, runtime: Runtime, worker: Worker, blocks: int) -> Race:
         base = (self.base_worker, self.probe(self.base, self.runtime))
@@ -299,9 +322,9 @@ def quality_figure(metric: Metric, rows: Floats, conditions: Mapping[str, Any]) 
     return Figure(metric.name, value, metric.unit, low, high, len(rows), conditions=conditions)
 
 
-def choose_runtime(made: Made, workshop: Workshop) -> Runtime:
-    """Return the runtime that the model's text names, or the fastest setting of its format's own."""
-    return made.runtime or fastest_runtime(made, native_runtimes(made.model, workshop), workshop)
+def choose_runtime(made: Made, workshop: Workshop, objective: str = "latency_ms") -> Runtime:
+    """Return the runtime that the model's text names, or the best setting of its format's own."""
+    return made.runtime or best_runtime(made, native_runtimes(made.model, workshop), workshop, objective)
 
 
 def measure(model: str, recipe: str, workshop: Workshop) -> dict[str, Any]:

@@ -46,6 +46,11 @@ class Candidate:
         return " | ".join(str(step) for step in self.bound.passes if step.stage in TRAINING)
 
     @property
+    def steps(self) -> str:
+        """All steps: what candidates that differ in their runtime alone share."""
+        return " | ".join(str(step) for step in self.bound.passes)
+
+    @property
     def serving(self) -> tuple[str, bool]:
         """The runtime and whether weights are quantized: what candidates with a like speed error share."""
         return str(self.bound.runtime), self.facts.weight_bits < 16
@@ -103,7 +108,7 @@ class Predictor:
     base_latency_ms: float = 1.0
     """What is expected of a runtime that predicts nothing."""
     quality_errors: dict[str, list[float]] = field(default_factory=dict)
-    """Measured minus predicted loss of quality, by structure."""
+    """Measured minus predicted loss of quality, by steps, and by structure from those measured in full."""
 
     def figures(self, candidate: Candidate) -> dict[str, Figure]:
         """Return the predicted latency, size, counts and loss of quality, with 90% intervals."""
@@ -122,17 +127,20 @@ class Predictor:
 
     def loss(self, candidate: Candidate) -> tuple[float, float]:
         """Return the expected loss of quality and its standard deviation, as shares."""
-        seen = self.quality_errors.get(candidate.structure, [])
+        known = self.quality_errors
+        seen = known.get(candidate.steps) or known.get(f"structure {candidate.structure}") or []
         prior = candidate.facts.quality_loss
         return prior + (fmean(seen) if seen else 0.0), 0.004 if seen else 0.004 + prior / 2
 
     def learn(self, candidate: Candidate, figures: Mapping[str, Figure], loss: float | None) -> None:
-        """Take in what was measured."""
+        """Take in what was measured; without figures it was dropped, and says nothing of its structure's kin."""
         raw = self._raw(candidate)
         if raw > 0 and "latency_ms" in figures:
             self.speed_errors.setdefault(candidate.serving, []).append(math.log(figures["latency_ms"].value / raw))
         if loss is not None:
-            self.quality_errors.setdefault(candidate.structure, []).append(loss - candidate.facts.quality_loss)
+            error = loss - candidate.facts.quality_loss
+            for key in (candidate.steps, f"structure {candidate.structure}")[: 2 if figures else 1]:
+                self.quality_errors.setdefault(key, []).append(error)
 
     def _raw(self, candidate: Candidate) -> float:
         runtime: Runtime | None = candidate.bound.runtime

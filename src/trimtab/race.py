@@ -7,6 +7,7 @@ of paired blocks; where its interval holds 1, the noise exceeds the effect and n
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,6 +19,10 @@ from trimtab.run.timing import known
 from trimtab.values.figure import Figure
 
 BLOCKS = 10
+LONGEST_S = 40.0
+"""A race of slow models has fewer blocks, so that it lasts about this long at the most..."""
+FEWEST = 6
+"""... but no fewer than a median needs for its interval."""
 
 
 class Racer(Remote, Protocol):
@@ -50,7 +55,7 @@ class Race:
 
 
 def race(contestants: Sequence[tuple[Racer, Probe]], meter: Meter, blocks: int = BLOCKS) -> Race:
-    """Read `meter` on each contestant in turn, `blocks` times; a block lasts about its probe's `seconds`.
+    """Read `meter` on each contestant in turn, up to `blocks` times; a block lasts about its probe's `seconds`.
 
     Raises:
         ValueError: fewer than one contestant or two blocks.
@@ -59,7 +64,9 @@ def race(contestants: Sequence[tuple[Racer, Probe]], meter: Meter, blocks: int =
     if not contestants or blocks < 2:
         raise ValueError(f"{len(contestants)} contestants and {blocks} blocks; a race takes 1 or more, and 2 or more")
     try:
+        begun = time.monotonic()
         _round(contestants, meter)
+        blocks = max(min(blocks, FEWEST), min(blocks, int(LONGEST_S / (time.monotonic() - begun))))
         before = load_now()
         rounds = [_round(contestants, meter) for _ in range(blocks)]
         now = load_now(before)

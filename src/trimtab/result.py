@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trimtab import __version__
 from trimtab.apply import LIBRARIES, versions
 from trimtab.plan import Candidate
 from trimtab.recipe import available
@@ -21,6 +20,8 @@ from trimtab.values.task import SPLITS
 from trimtab.verify import Evidence, Judgement, overall
 
 FLIPS_SHOWN = 50
+LEAST_GAIN = 1.02
+"""A figure that is read once, such as the memory, must be this many times cheaper to count as cheaper."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,16 @@ class Outcome:
     search: Search
     tested: list[Tested]
     timed: Tested | None
-    """The boldest that passed, timed afresh."""
+    """The boldest that passed, or a milder one, timed afresh."""
     interrupted: bool
 
     @property
     def winner(self) -> Tested | None:
-        """The boldest that passed, if the fresh timing shows that it is cheaper than the base."""
-        return self.timed if self._gain.value > 1 and (self._gain.low is None or self._gain.low > 1) else None
+        """The one timed, if its fresh figures are within the limits and cheaper than a base that is within them too."""
+        if self.timed is None or self.search.aim.beyond(self.timed.figures):
+            return None
+        gained = self._gain.low > 1 if self._gain.low is not None else self._gain.value > LEAST_GAIN
+        return self.timed if gained or self.search.aim.beyond(self.search.bench.base_figures) else None
 
     @property
     def _gain(self) -> Figure:
@@ -178,7 +182,7 @@ class Outcome:
         splits = {name: {"n": len(task.split(name)), "sha256": task.fingerprint(name)} for name in SPLITS}
         return {
             "machine": workshop.machine.to_json(),
-            "versions": {"trimtab": __version__, "python": platform.python_version(), **versions(LIBRARIES)},
+            "versions": {"python": platform.python_version(), **versions(LIBRARIES)},
             "seed": self.request.seed,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "load": dict(self.winner.load) if self.winner else {"load1": os.getloadavg()[0]},
@@ -207,7 +211,9 @@ class Outcome:
             return ""
         low, high = self._gain.low or self._gain.value, self._gain.high or self._gain.value
         ratio = f"{self._gain.value:.2f}x [{low:.2f}, {high:.2f}]"
-        return f" The best, {self.timed.trial.candidate.name}, keeps the promise but timed afresh it is {ratio}."
+        beyond = self.search.aim.beyond(self.timed.figures)
+        why = f"is beyond the limit {beyond[0]}" if beyond else f"gives {ratio}"
+        return f" {self.timed.trial.candidate.name} keeps the promise, but timed afresh it {why}."
 
     def _why_not(self) -> str:
         if self.tested:

@@ -38,6 +38,10 @@ WORTH_TRYING = 0.02
 """The search is over when no candidate's expected gain in log cost, times its chance, is above this."""
 WORTH_TESTING = 0.3
 """Candidates less likely than this to pass are not taken to the sealed test."""
+USUAL_TOLERANCE = 0.02
+"""The loss, as a share, that is taken to be allowed where no promise says."""
+BROKEN = 1e6
+"""How many times dearer a base that breaks a limit counts than it is."""
 GUESS_SECONDS = {"fit": 30.0, "structure": 3.0, "recover": 20.0, "export": 5.0, "precision": 3.0}
 """Expected time of a pass, by stage, before one of its kind was seen."""
 
@@ -57,6 +61,10 @@ class Aim:
         """Return the objective as a cost: positive, smaller is better."""
         value = max(value, 1e-12)
         return 1 / value if self.higher else value
+
+    def beyond(self, figures: Mapping[str, Figure]) -> list[Limit]:
+        """Return the limits that the figures break; a missing figure breaks its limit."""
+        return [one for one in self.limits if one.figure not in figures or not one.kept(figures[one.figure].value)]
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,8 @@ class Trial:
     """The part spent on the result in a worker."""
     made: Made | None = None
     judgements: tuple[Judgement, ...] = ()
+    loss: float | None = None
+    """Loss of quality seen on validation, as a share; of a dropped one as far as it was scored."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record that goes on the tab."""
@@ -90,6 +100,7 @@ class Trial:
             "predicted": {name: figure.to_json() for name, figure in self.predicted.items()},
             "figures": {name: figure.to_json() for name, figure in self.figures.items()},
             "chance": self.chance,
+            "loss": self.loss,
             "seconds": round(self.seconds, 3),
             "trained_seconds": round(self.trained_seconds, 3),
             "converted_seconds": round(self.converted_seconds, 3),
@@ -110,20 +121,25 @@ class Search:
     tab: Tab
     tell: Callable[[Search, str], None] = lambda search, doing: None
     """Called whenever there is progress to show."""
+    clock: Callable[[], float] = time.monotonic
+    """Seconds that the run has taken; it goes on the tab, so that a resumed run knows."""
     waiting: list[Candidate] = field(default_factory=list)
     first: list[Candidate] = field(default_factory=list)
     """Recipes that the user asked to be tried, before all others."""
     trials: list[Trial] = field(default_factory=list)
     pass_seconds: dict[str, list[float]] = field(default_factory=dict)
 
-    def resume(self) -> None:
-        """Take over every finished trial that the tab records; passing faults are tried again."""
+    def resume(self, frozen: bool = False) -> None:
+        """Take over every finished trial that the tab records; passing faults are tried again.
+
+        Once the walk is `frozen`, a model that is gone from the store is made again: the order may not change.
+        """
         known = {candidate.name: candidate for candidate in (*self.first, *self.waiting)}
         for record in self.tab.read().of("candidate"):
             candidate = known.get(record["recipe"])
             if candidate is None or record["status"] == "fault":
                 continue
-            trial = self._restore(candidate, record)
+            trial = self._restore(candidate, record, frozen)
             if trial is not None:
                 self._take(trial)
 
@@ -136,7 +152,7 @@ class Search:
             self.tell(self, candidate.name)
             self.workshop.deadline = deadline
             trial = self.attempt(candidate)
-            self.tab.append("candidate", **trial.to_json())
+            self.tab.append("candidate", **trial.to_json(), elapsed_s=self.clock())
             self._take(trial)
 
     def next(self, seconds_left: float) -> Candidate | None:
@@ -157,9 +173,14 @@ class Search:
     @property
     def best_cost(self) -> float:
         """The cost of the cheapest trial that will likely pass; the base's before there is one."""
-        base = self.aim.cost(self.bench.base_figures[self.aim.objective].value)
         costs = [self.cost(trial) for trial in self.eligible() if trial.chance > 0.5]
-        return min([base, *costs])
+        return min([self.base_cost, *costs])
+
+    @property
+    def base_cost(self) -> float:
+        """The base's cost; a base that breaks a limit is dearer than anything."""
+        cost = self.aim.cost(self.bench.base_figures[self.aim.objective].value)
+        return cost * BROKEN if self.aim.beyond(self.bench.base_figures) else cost
 
     def cost(self, trial: Trial) -> float:
         """Return a measured trial's objective as a cost."""
@@ -167,19 +188,13 @@ class Search:
 
     def eligible(self) -> list[Trial]:
         """Return the measured trials within the limits."""
-        return [trial for trial in self.trials if trial.status == "measured" and not self.beyond(trial)]
-
-    def beyond(self, trial: Trial) -> list[Limit]:
-        """Return the limits that a trial's figures break; a missing figure breaks its limit."""
-        found = trial.figures
-        return [li for li in self.aim.limits if li.figure not in found or not li.kept(found[li.figure].value)]
+        return [trial for trial in self.trials if trial.status == "measured" and not self.aim.beyond(trial.figures)]
 
     def expected_gain(self, candidate: Candidate, best: float) -> float:
         """Return chance of keeping the promise x expected fall of log cost below `best`."""
         predicted = self.predictor.figures(candidate)
-        for limit in self.aim.limits:
-            if limit.figure in predicted and not limit.kept(predicted[limit.figure].value / 1.15):
-                return 0.0
+        if any(out_of_reach(limit, predicted.get(limit.figure)) for limit in self.aim.limits):
+            return 0.0
         loss, doubt = self.predictor.loss(candidate)
         chance = normal_cdf((self.tolerance - loss) / doubt)
         return chance * improvement(self._expected_cost(predicted), best)
@@ -206,7 +221,8 @@ class Search:
         except OutputError:
             raise
         except (MemoryError, TimeoutError, SessionError, OSError) as error:
-            status = "failed" if isinstance(error, WorkerDied) else "fault"
+            passing = not isinstance(error, WorkerDied) or self.bench.lost_base
+            status = "fault" if passing else "failed"
             trial = replace(trial, status=status, reason=one_line(error))
         except TrimtabError as error:
             trial = replace(trial, status="refused", reason=one_line(error))
@@ -219,8 +235,7 @@ class Search:
 
         Source: Pareto Testing (arXiv 2210.07913, section 4): the order comes from validation data alone.
         """
-        base = self.aim.cost(self.bench.base_figures[self.aim.objective].value)
-        likely = [t for t in self.eligible() if t.chance >= WORTH_TESTING and self.cost(t) < base]
+        likely = [t for t in self.eligible() if t.chance >= WORTH_TESTING and self.cost(t) < self.base_cost]
         if not likely:
             return []
         points = [[min(trial.chance, 0.99), math.log(self.cost(trial))] for trial in likely]
@@ -229,9 +244,13 @@ class Search:
 
     @cached_property
     def tolerance(self) -> float:
-        """The loss of quality that the tightest overall promise allows, as a share."""
-        margins = [abs(p.offset) if p.factor == 1 else abs(1 - p.factor) for p in self.aim.promises if p.factor]
-        return min(margins, default=0.02)
+        """The loss that the tightest promise on a share allows, those on all examples first."""
+        margins = [
+            (bool(p.slice), abs(p.offset))
+            for p in self.aim.promises
+            if p.factor == 1 and p.check(self.workshop.task).unit == "share"
+        ]
+        return min(margins, default=(False, USUAL_TOLERANCE))[1]
 
     def _make(self, candidate: Candidate) -> Made:
         made = self.base
@@ -249,13 +268,14 @@ class Search:
         with self.bench.worker(made, runtime) as worker:
             rows, hopeless = self.bench.rows(made, worker, runtime, "validation", stop=self._hopeless)
             if hopeless:
-                return replace(trial, status="dropped", reason=hopeless)
+                return replace(trial, status="dropped", reason=hopeless, loss=self._loss_so_far(rows))
             judgements, chance = self._chance(rows)
             costs = self.bench.costs(made, runtime, worker, self._wanted)
             figures = self.bench.quality(rows, "validation") | costs
         measured = replace(trial, status="measured", figures=figures, chance=chance, judgements=tuple(judgements))
-        beyond = self.beyond(measured)
-        return replace(measured, reason=f"beyond the limit {beyond[0]}") if beyond else measured
+        beyond = self.aim.beyond(figures)
+        loss = self._loss_so_far(rows)
+        return replace(measured, loss=loss, reason=f"beyond the limit {beyond[0]}" if beyond else "")
 
     @property
     def _wanted(self) -> set[str]:
@@ -287,24 +307,29 @@ class Search:
         self.trials.append(trial)
         for queue in (self.first, self.waiting):
             queue[:] = [candidate for candidate in queue if candidate.name != trial.candidate.name]
-        if trial.status == "measured":
-            self.predictor.learn(trial.candidate, trial.figures, self._loss(trial))
+        if trial.status in ("measured", "dropped"):
+            self.predictor.learn(trial.candidate, trial.figures, trial.loss)
 
-    def _loss(self, trial: Trial) -> float | None:
-        losses = [
-            (1 if "<=" in j.promise else -1) * j.difference
-            for j in trial.judgements
-            if j.difference is not None and not j.slice
-        ]
+    def _loss_so_far(self, rows: Floats) -> float | None:
+        """Return the largest loss of a promised share on the rows at hand; None where no promise is about one."""
+        base = self.bench.base_rows("validation")[: len(rows)]
+        losses = []
+        for promise in self.aim.promises:
+            metric = promise.check(self.workshop.task)
+            before, after = metric.values(base), None if metric.paired else metric.values(rows)
+            if metric.unit == "share" and not metric.paired and before is not None and after is not None:
+                losses.append(float((before - after).mean()) * (1 if metric.better == "higher" else -1))
         return max(losses, default=None)
 
-    def _restore(self, candidate: Candidate, record: Mapping[str, Any]) -> Trial | None:
-        """Rebuild a trial from its record; None where its model or rows are gone from the store."""
+    def _restore(self, candidate: Candidate, record: Mapping[str, Any], frozen: bool) -> Trial | None:
+        """Rebuild a trial from its record; None where its model is gone from the store and must be made again."""
         figures = {name: Figure.from_json(figure) for name, figure in record["figures"].items()}
         predicted = {name: Figure.from_json(figure) for name, figure in record["predicted"].items()}
         made = None
         if record["status"] == "measured":
-            if self.workshop.peek(self.base, candidate.bound.passes, self.base) < len(candidate.bound.passes):
+            if not frozen and self.workshop.peek(self.base, candidate.bound.passes, self.base) < len(
+                candidate.bound.passes
+            ):
                 return None
             made = self.workshop.apply(self.base, candidate.bound.passes, self.base)
         judgements = tuple(judgement_from_json(judgement) for judgement in record["judgements"])
@@ -321,6 +346,7 @@ class Search:
             record["measured_seconds"],
             made,
             judgements,
+            record["loss"],
         )
 
     def _expected_cost(self, predicted: Mapping[str, Figure]) -> tuple[float, float]:
@@ -360,7 +386,7 @@ def _chance_of_one(judgement: Judgement, whole: Judgement | None, ratio: float, 
     error = _error(judgement, z)
     seen = judgement.trimmed if judgement.difference is None else judgement.difference
     doubt = error
-    if whole is not None and whole.difference is not None:
+    if whole is not None and whole.difference is not None and judgement.unit == "share":
         error = _error(whole, z) * math.sqrt(whole.n / judgement.n)
         trust = SLICE_SPREAD**2 / (SLICE_SPREAD**2 + error**2)
         seen, doubt = trust * seen + (1 - trust) * whole.difference, SLICE_SPREAD * math.sqrt(1 - trust)
@@ -377,12 +403,26 @@ def _error(judgement: Judgement, z: float) -> float:
 
 
 def thin(trials: Sequence[Trial], cost: Callable[[Trial], float], step: float = 0.1, most: int = 6) -> list[Trial]:
-    """Keep trials, dear to cheap, that are each at least `step` cheaper than the last kept; always the last one."""
+    """Keep trials, dear and sure to cheap and bold, each at least `step` cheaper than the last kept.
+
+    The surest always stays, for it is tested first; where there are too many, some of the middle go.
+    """
     kept: list[Trial] = []
-    for trial in reversed(trials):
-        if not kept or cost(trial) > cost(kept[-1]) * (1 + step):
+    for trial in trials:
+        if not kept or cost(kept[-1]) > cost(trial) * (1 + step):
             kept.append(trial)
-    return kept[:most][::-1]
+    if len(kept) <= most:
+        return kept
+    return [kept[round(place * (len(kept) - 1) / (most - 1))] for place in range(most)]
+
+
+def out_of_reach(limit: Limit, predicted: Figure | None) -> bool:
+    """Tell whether even the better end of a prediction's interval breaks the limit; without an interval, 2x of it."""
+    if predicted is None or limit.kept(predicted.value):
+        return False
+    low = predicted.low if predicted.low is not None else predicted.value / 2
+    high = predicted.high if predicted.high is not None else predicted.value * 2
+    return not limit.kept(low) and not limit.kept(high)
 
 
 def judgement_from_json(data: Mapping[str, Any]) -> Judgement:

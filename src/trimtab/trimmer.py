@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab import machines
-from trimtab.apply import Made, Workshop
+from trimtab.apply import Made, Workshop, digest
 from trimtab.errors import CorruptFile, PromiseError, UsageError
 from trimtab.maths.pareto import fixed_sequence
 from trimtab.measure import Bench, axes, choose_runtime
@@ -36,7 +37,7 @@ from trimtab.values.machine import Machine
 from trimtab.values.promise import Limit, Promise
 from trimtab.values.store import Store, write_atomically
 from trimtab.values.tab import TAB_FILE, Tab
-from trimtab.values.task import Task
+from trimtab.values.task import SPLITS, Task
 from trimtab.verify import decidable, judge, overall
 
 REQUEST_FILE, RESULT_FILE, BUNDLE = "run.json", "result.json", "bundle"
@@ -65,6 +66,7 @@ class Run:
     workshop: Workshop
     tab: Tab
     progress: Progress
+    objective: str
     started: float = field(default_factory=time.monotonic)
     earlier_s: float = 0.0
     """Seconds spent on this run by processes before this one."""
@@ -96,13 +98,12 @@ def check_request(request: Request, task: Task | None = None) -> tuple[Task, Aim
     """Check what can be checked before any work: names, directions, limits, recipes, what the data can decide."""
     if not request.promises:
         raise PromiseError("trim needs a promise, as in --promise 'accuracy >= base - 0.01'")
-    if not 0.5 < request.confidence < 1:
-        raise UsageError(f"confidence is between 0.5 and 1, got {request.confidence:g}; 0.95 is usual")
+    if not 0.5 < request.confidence <= 0.999:
+        raise UsageError(f"confidence is between 0.5 and 0.999, got {request.confidence:g}; 0.95 is usual")
     known = axes()
     objective = known.figure(request.objective)
     limits = tuple(Limit.parse(text) for text in request.limits)
-    for limit in limits:
-        known.figure(limit.figure)
+    limits = tuple(replace(limit, figure=known.figure(limit.figure)) for limit in limits)
     for recipe in request.tries:
         if bind(recipe).runtime is None:
             raise UsageError(f"--try {recipe!r} names no runtime; add one, as in '{recipe} @ onnxruntime(threads=1)'")
@@ -133,16 +134,16 @@ def trim(
         OutputError: `out` cannot be written.
     """
     task, aim = check_request(request, task)
+    workshop = Workshop(task, store or Store(), machines.load(request.on), request.seed)
+    workshop.threads = workshop.machine.cores
     with Tab.open(out) as tab:
-        remember(request, out)
+        remember(asdict(request) | identity(workshop, request.model), out)
         finished = out / RESULT_FILE
         if finished.is_file():
             return _read_json(finished)
-        workshop = Workshop(task, store or Store(), machines.load(request.on), request.seed)
-        workshop.threads = workshop.machine.cores
-        run = Run(request, out, task, workshop, tab, progress or Progress())
+        run = Run(request, out, task, workshop, tab, progress or Progress(), aim.objective)
         workshop.progress = run.progress.doing
-        run.earlier_s = sum(record["seconds"] for record in tab.read().of("candidate"))
+        run.earlier_s = max((record.get("elapsed_s", 0.0) for record in tab.read().lines), default=0.0)
         with _bench(run) as bench:
             search, order, interrupted = _search(run, aim, bench)
             outcome = _certify(run, search, order, interrupted)
@@ -156,9 +157,20 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise CorruptFile(f"{path} is damaged ({error}); remove it, or choose another --out") from error
 
 
-def remember(request: Request, out: Path) -> None:
-    """Write the request into the run folder; raises UsageError where a run of another one was begun there."""
-    text = json.dumps(asdict(request), indent=1)
+def identity(workshop: Workshop, model: str) -> dict[str, str]:
+    """Return what a run is about besides its request: the content of model and data, and the kind of machine."""
+    machine = workshop.machine
+    splits = {f"content of the {name} split": workshop.fingerprint(name) for name in SPLITS}
+    return {
+        "content of the model": workshop.key(model),
+        **splits,
+        "kind of machine": digest(machine.cpu, machine.cores, machine.isa),
+    }
+
+
+def remember(request: Mapping[str, Any], out: Path) -> None:
+    """Write what a run is about into its folder; raises UsageError where a run about something else was begun there."""
+    text = json.dumps(dict(request), indent=1)
     path = out / REQUEST_FILE
     if not path.is_file() or not (out / TAB_FILE).stat().st_size:
         write_atomically(path, text)
@@ -193,15 +205,16 @@ def _search(run: Run, aim: Aim, bench: Bench) -> tuple[Search, list[Trial], bool
     """Search until the time is over, nothing is left to gain, or Ctrl-C; return the walk to be verified."""
     base = bench.base
     search = Search(run.workshop, bench, base, aim, Predictor(run.workshop.machine, base.model.facts), run.tab)
+    search.clock = lambda: run.elapsed
     _measure_base(run, search)
     machine = run.workshop.machine
     search.waiting = list(candidates(base.model.facts, machine, run.request.train))
     search.first = asked_for(run.request, base, machine)
-    search.resume()
-    frozen = run.tab.read().of("walk")
-    if frozen:
+    walk = run.tab.read().of("walk")
+    search.resume(frozen=bool(walk))
+    if walk:
         by_name = {trial.candidate.name: trial for trial in search.trials}
-        return search, [by_name[name] for name in frozen[-1]["order"] if name in by_name], False
+        return search, [by_name[name] for name in walk[-1]["order"]], walk[-1]["interrupted"]
     interrupted = _try_candidates(run, search)
     if not search.trials and not interrupted and search.next(float("inf")):
         raise UsageError(
@@ -233,7 +246,7 @@ def _base_runtime(run: Run, base: Made) -> Runtime:
         return bind_runtime(known[-1]["runtime"])
     run.progress.doing("finding the base's best thread count")
     with run.timed("measuring"):
-        return choose_runtime(base, run.workshop)
+        return choose_runtime(base, run.workshop, run.objective)
 
 
 def _measure_base(run: Run, search: Search) -> None:
@@ -247,7 +260,11 @@ def _measure_base(run: Run, search: Search) -> None:
         with run.timed("measuring"):
             bench.base_figures = bench.read_base()
         figures = {name: figure.to_json() for name, figure in bench.base_figures.items()}
-        run.tab.append("base", recipe=run.request.model, runtime=str(bench.runtime), figures=figures)
+        about = {"recipe": run.request.model, "runtime": str(bench.runtime)}
+        run.tab.append("base", **about, figures=figures, elapsed_s=run.elapsed)
+    for name in (search.aim.objective, *(limit.figure for limit in search.aim.limits)):
+        if name not in bench.base_figures or bench.base_figures[name].value <= 0:
+            raise UsageError(f"{name} cannot be read of the base here: the machine's facts lack its price or its power")
     search.predictor.base_latency_ms = bench.base_figures["latency_ms"].value
     search.predictor.learn(Candidate(Bound((), bench.runtime), search.base.model.facts), bench.base_figures, None)
 
@@ -306,11 +323,15 @@ def _pack(run: Run, trial: Trial, about: Mapping[str, Any]) -> None:
 
 
 def _certify(run: Run, search: Search, order: list[Trial], interrupted: bool) -> Outcome:
-    """Verify the walk on the sealed split, and time the boldest that passes afresh."""
+    """Verify the walk on the sealed split; time the boldest that passes afresh, or the next where it shows no gain."""
     tested = _verify(run, search, order)
     kept = fixed_sequence(overall(found.judgements) == "PASS" for found in tested)
-    timed = None if kept is None else _time_afresh(run, search, tested[kept])
-    return Outcome(run.request, search, tested, timed, interrupted)
+    outcome = Outcome(run.request, search, tested, None, interrupted)
+    for found in reversed(tested[: 0 if kept is None else kept + 1]):
+        outcome = replace(outcome, timed=_time_afresh(run, search, found))
+        if outcome.winner is not None:
+            break
+    return outcome
 
 
 def _finish(run: Run, outcome: Outcome) -> dict[str, Any]:
@@ -321,6 +342,8 @@ def _finish(run: Run, outcome: Outcome) -> dict[str, Any]:
         final = replace(outcome.winner.trial, figures=outcome.winner.figures)
         keys = ("verdict", "sentence", "promises", "conditions", "ratios")
         _pack(run, final, {key: result[key] for key in keys})
+    else:
+        shutil.rmtree(run.out / BUNDLE, ignore_errors=True)  # the best so far of the search: its test refuted it
     write_atomically(run.out / RESULT_FILE, text)
     run.tab.append("result", verdict=result["verdict"], recipe=result["recipe"])
     return result

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -202,8 +202,7 @@ def _judge_resampled(promise: Promise, metric: Metric, evidence: Evidence, confi
         spread = bca(difference, rows, evidence.clusters, Resampling(2 * confidence - 1))
     except ValueError:  # not a finite number on every resample: a class is missing, or the model's outputs are broken
         spread = Bootstrap(float(difference(rows, np.ones((1, len(rows))))[0]), -math.inf, math.inf, False, 1.0)
-    if spread.degenerate:
-        spread = spread.widened(1.0 if metric.unit == "share" else math.inf)
+    spread = _widened(spread, metric, evidence, confidence)
     sign = 1 if promise.relation == ">=" else -1
     low, high = sorted((sign * spread.low, sign * spread.high))
     verdict = _decide(low, high, sign * promise.offset)
@@ -225,6 +224,17 @@ def _judge_resampled(promise: Promise, metric: Metric, evidence: Evidence, confi
         method="BCa bootstrap, Efron 1987",
         more_examples=more,
     )
+
+
+def _widened(spread: Bootstrap, metric: Metric, evidence: Evidence, confidence: float) -> Bootstrap:
+    """Add what the sample cannot show: a mean that never varied, a class with few rows that happened to lose none."""
+    if metric.values(np.hstack([evidence.trimmed, evidence.base]) if metric.paired else evidence.trimmed) is not None:
+        return spread.widened(1.0 if metric.unit == "share" else math.inf)
+    support = metric.support(evidence.base)
+    if support is None or not len(support):
+        return spread.widened(math.inf)
+    unseen = float(np.mean([never_seen_bound(int(n), confidence) for n in support]))
+    return replace(spread, low=spread.low - unseen, high=spread.high + unseen, degenerate=False)
 
 
 def _decide(low: float, high: float, bound: float) -> Verdict:

@@ -80,6 +80,12 @@ class ClassScore(Metric):
     better: Better = "higher"
     unit: str = "share"
 
+    def support(self, rows: Floats) -> Floats:
+        """Return the rows of each class that the score looks at."""
+        classes, counts = np.unique(rows[:, TARGET], return_counts=True)
+        behind: Floats = counts[(classes == self.label) | (self.label is None)].astype(np.float64)
+        return behind
+
     def reduce(self, rows: Floats, weights: Floats) -> Floats:
         """Return the score under each weighting, float[R]."""
         seen = np.unique(rows[:, [TARGET, PREDICTED]])

@@ -70,6 +70,8 @@ class Meter(ABC):
     """Name -> unit and better direction of each figure it gives; the first is what `--for METER` means."""
     repeats: ClassVar[bool] = False
     """True: noisy, so read in alternating blocks against the base; False: one reading says all."""
+    fresh: ClassVar[bool] = False
+    """True: read in a worker of its own, because what a worker did before would show."""
 
     @abstractmethod
     def read(self, session: Remote, probe: Probe) -> Reading:

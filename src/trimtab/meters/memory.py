@@ -10,9 +10,10 @@ from trimtab.values.figure import Axis, Figure
 
 
 class Memory(Meter):
-    """Reads the worker's resident memory after it has answered a batch, so read it before larger batches run."""
+    """Reads the resident memory of a worker that has answered one batch, and nothing before it."""
 
     figures: ClassVar[Mapping[str, Axis]] = {"memory_mb": Axis("MB"), "memory_model_mb": Axis("MB")}
+    fresh = True
 
     def read(self, session: Remote, probe: Probe) -> Reading:
         """Return the peak, and the peak above what interpreter and runtime took before loading."""

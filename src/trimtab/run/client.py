@@ -78,6 +78,11 @@ class Worker:
         os.set_blocking(self._from, False)
 
     @property
+    def alive(self) -> bool:
+        """Whether it can still be asked: it was not closed, by its user or by a failure."""
+        return not self._errors.closed
+
+    @property
     def pid(self) -> int:
         """The worker's process."""
         return self._process.pid

@@ -39,17 +39,15 @@ def real_batches(view: TaskView, split: Split, size: int) -> list[Mapping[str, N
 
 
 def call_seconds(session: Timed, batches: Iterable[Mapping[str, NDArray[Any]]], seconds: float) -> NDArray[np.float64]:
-    """Return the seconds of each call; every batch gets an equal share of the time, until the time is over.
+    """Return the seconds of calls, as many of each batch: at least one, whatever the time, so that fast and slow
+    models are timed on the same inputs, and short calls do not outvote long ones.
 
     Raises:
         ValueError: there is no batch.
     """
-    gathered: list[NDArray[np.float64]] = []
     listed = list(batches)
-    for inputs in listed:
-        gathered.append(session.time(inputs, seconds / len(listed)))
-        if sum(float(times.sum()) for times in gathered) >= seconds:
-            break
-    if not gathered:
+    if not listed:
         raise ValueError("timing takes at least one batch; the split is empty")
-    return np.concatenate(gathered)
+    gathered = [session.time(inputs, seconds / len(listed)) for inputs in listed]
+    fewest = min(len(times) for times in gathered)
+    return np.concatenate([times[:fewest] for times in gathered])

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from trimtab.errors import OutputError
@@ -245,6 +245,6 @@ def writing(where: Path, reasons: Mapping[int, str] = UNWRITABLE) -> Iterator[No
     try:
         yield
     except OSError as error:
-        if error.errno not in reasons:
+        if error.errno is None or error.errno not in reasons:
             raise
         raise OutputError(f"cannot write {where}: {reasons[error.errno]}; what was finished is kept") from error

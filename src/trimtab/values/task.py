@@ -67,6 +67,13 @@ class Metric(ABC):
         """Return float[n], the example values whose weighted mean the metric is; None for a set metric."""
         return None
 
+    def support(self, rows: Floats) -> Floats | None:
+        """Return how many rows stand behind each part of a set metric (a class, a query), float[m]; None if unknown.
+
+        A part with few rows may hide a loss that none of them shows: `verify` widens the interval by what it could be.
+        """
+        return None
+
 
 class Task(ABC):
     """What the model must do. Subclasses are frozen dataclasses: their fields are the reference's arguments."""
