@@ -195,7 +195,6 @@ def live(folder, made):
 ZOO = {"gru": "sequences", "lstm": "sequences", "mlp": "toy", "resnet": "digits", "vgg": "digits"}
 ZOO |= {"transformer": "sequences"}
 SOURCES = {
-    "live": [(live, "toy")],
     "null": [(lambda folder, made: "linear", "toy")],
     "onnx": [(lambda folder, made: str(made("mlp onnx").model.main.path / "model.onnx"), "toy")],
     "torch": [(code, "toy")],

@@ -125,7 +125,7 @@ def given_model(model: Any) -> str:
         raise missing(error, "a model in memory") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; it takes text such as 'zoo:resnet' or a torch.nn.Module")
-    return f"live:{register_live(model)}"
+    return f"torch:live:{register_live(model)}"
 
 
 def given_task(task: Any) -> str | Task:
@@ -171,8 +171,8 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_workshop(task: str, on: str, seed: int) -> Iterator[Workshop]:
+def open_workshop(task: str, on: str, seed: int, trust: bool = False) -> Iterator[Workshop]:
     """Open a workshop with the user's store, and progress on stderr."""
     machine = machines.load(on)
     with Live() as progress:
-        yield Workshop(open_task(task), Store(), machine, seed, machine.cores, progress=progress.doing)
+        yield Workshop(open_task(task), Store(), machine, seed, machine.cores, trust=trust, progress=progress.doing)

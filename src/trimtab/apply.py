@@ -30,6 +30,7 @@ from trimtab.values.model import MODEL_FILE, Model, Part
 from trimtab.values.registry import registry
 from trimtab.values.store import MANIFEST, Store, copy_folder, file_hash, files_of, make_folder, writing
 from trimtab.values.task import Split, Task, TaskView
+from trimtab.values.trust import check_code, check_links
 
 LIBRARIES = ("trimtab", "numpy", "torch", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "openvino")
 
@@ -60,6 +61,8 @@ class Workshop:
     threads: int = 1
     deadline: float | None = None
     """A `time.monotonic()` past which passes stop."""
+    trust: bool = False
+    """Whether model folders may run code that only they name."""
     progress: Callable[[str, float], None] = field(default=quiet)
     _fingerprints: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -136,7 +139,10 @@ class Workshop:
         return self._made(key, build)
 
     def _open_folder(self, folder: Path) -> Made:
+        check_links(folder)
         model = Model.open(folder.resolve())
+        check_code(model, folder, self.trust)
+        check_frontend(model, self.task, folder)
         hashes = [(name, folder_hash(part.path)) for name, part in model.parts.items()]
         return Made(model, digest("folder", hashes, (folder / MODEL_FILE).read_text()), folder.resolve())
 
@@ -208,6 +214,18 @@ class Workshop:
 
 TRAINING = frozenset({"fit", "structure", "recover"})
 """Stages whose passes fit weights or need passes that do: what `--no-train` leaves out."""
+
+
+def check_frontend(model: Model, task: Task, folder: Path) -> None:
+    """Raise DataError where a model prepares inputs or names classes otherwise than the task does."""
+    wanted = json.loads(json.dumps(dict(task.frontend())))
+    for name in sorted({*wanted, *model.frontend}):
+        if model.frontend.get(name) != wanted.get(name):
+            what = {"labels": "names its classes", "steps": "prepares its inputs"}.get(name, f"has {name}")
+            raise DataError(
+                f"the model in {folder} {what} otherwise than {task.name} does (it was made on other data): "
+                "use the task that it was made for"
+            )
 
 
 def gather(model: Model, folder: Path) -> Model:

@@ -36,6 +36,7 @@ def verify_bundle(
     base = workshop.open(against)
     trimmed, runtime = workshop.open(str(folder / "model")), bind_runtime(about["runtime"])
     with Bench(workshop, base, choose_runtime(base, workshop), confidence) as bench:
+        bench.rows(trimmed, None, runtime, "validation")  # what cannot be scored at all must not open the test split
         openings = workshop.store.count_opening(workshop.task.fingerprint("test"), str(folder))
         bench.unseal()
         rows, _ = bench.rows(trimmed, None, runtime, "test")

@@ -132,11 +132,16 @@ def _model_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("task", metavar="TASK", help="mnist5k, data.csv(target='label'), arrays.npz, my_task.py:MyTask")
     words.add_argument("--on", default="here", metavar="MACHINE", help="machine to measure and predict on")
     words.add_argument("--seed", type=SEED, default=0)
+    _trust_word(words)
+
+
+def _trust_word(words: argparse.ArgumentParser) -> None:
+    words.add_argument("--trust", action="store_true", help="let a model folder run the code that it names")
 
 
 def _promise_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("--promise", action="append", default=[], metavar="TEXT", help="'accuracy >= base - 0.01'")
-    words.add_argument("--confidence", type=number(float, 0.5, 0.999999), default=0.95)
+    words.add_argument("--confidence", type=number(float, 0.5, 0.999), default=0.95)
 
 
 def _trim_words(words: argparse.ArgumentParser) -> None:
@@ -169,6 +174,7 @@ def _verify_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("--against", required=True, metavar="MODEL", help="the original")
     words.add_argument("--on", default="here", metavar="MACHINE")
     words.add_argument("--seed", type=SEED, help="of the original; by default the one that the bundle names")
+    _trust_word(words)
     _promise_words(_verb(words, _verify))
 
 
@@ -191,6 +197,7 @@ def _trim(words: argparse.Namespace) -> int:
         seed=words.seed,
         confidence=words.confidence,
         memory_limit_mb=words.memory,
+        trust=words.trust,
     )
     with Live() as progress:
         if words.dry_run:
@@ -303,7 +310,7 @@ def workshop(words: argparse.Namespace) -> Any:
     """Return a context that opens a workshop for the words' task, machine and seed, with progress on stderr."""
     from trimtab.api import open_workshop
 
-    return open_workshop(words.task, words.on, words.seed)
+    return open_workshop(words.task, words.on, words.seed, words.trust)
 
 
 if __name__ == "__main__":

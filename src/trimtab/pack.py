@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.apply import Made, digest, gather, versions
-from trimtab.errors import CorruptFile, DataError
+from trimtab.errors import CorruptFile, DataError, Refused
 from trimtab.machines import here
 from trimtab.recipe import bind_runtime
 from trimtab.run.frontend import prepare, raw_inputs
@@ -32,6 +32,7 @@ from trimtab.runtimes import Runtime
 from trimtab.values.model import Model, Single, TensorSpec
 from trimtab.values.session import Session
 from trimtab.values.store import file_hash, files_of, seal, sync, writing
+from trimtab.values.trust import check_code
 
 BUNDLE_FILE = "bundle.json"
 HASH_FILE = "bundle.sha256"
@@ -162,17 +163,26 @@ def names_taken(model: Model) -> list[str]:
     return raw_inputs(model.frontend) or [spec.name for spec in _given(model)]
 
 
-def load(path: str | Path) -> Bundle:
+def load(path: str | Path, trust: bool = False) -> Bundle:
     """Open a bundle for serving in this process.
+
+    `trust` lets a torch bundle run the code that it names, where you did not name that code yourself.
 
     Raises:
         DataError: there is no such folder.
         CorruptFile: it is no bundle, or a byte of it has changed.
+        UnsafeFile: it would run code that you neither named nor trust.
+        Refused: its runtime cannot serve it on this machine.
     """
     folder = Path(path).resolve()
     about = check(folder)
     model = Model.open(folder / "model")
+    check_code(model, folder, trust)
     runtime = bind_runtime(about["runtime"])
+    wrong = {part.format for part in model.parts.values()} - runtime.formats
+    reason = f"it does not serve {', '.join(sorted(wrong))}" if wrong else runtime.refuses(model, here())
+    if reason:
+        raise Refused(f"{folder} names the runtime {runtime}: {reason}")
     return Bundle(about, model, runtime.load(model, here()), folder)
 
 

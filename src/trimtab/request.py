@@ -24,6 +24,8 @@ class Request:
     seed: int = 0
     confidence: float = 0.95
     memory_limit_mb: float = 0.0
+    trust: bool = False
+    """Whether a model folder may run code that only it names."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -39,4 +41,5 @@ class Request:
                 words += [flag, value]
         words += ["--for", self.objective, "--on", self.on, "--within", f"{self.within_s:g}s", "--out", out]
         words += ["--seed", str(self.seed), "--confidence", f"{self.confidence:g}"]
-        return shlex.join([*words, *([] if self.train else ["--no-train"])])
+        flags = [*([] if self.train else ["--no-train"]), *(["--trust"] if self.trust else [])]
+        return shlex.join([*words, *flags])

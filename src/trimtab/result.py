@@ -20,6 +20,7 @@ from trimtab.values.task import SPLITS
 from trimtab.verify import Evidence, Judgement, overall
 
 FLIPS_SHOWN = 50
+GAINS = {"latency_ms": "faster", "size_mb": "smaller", "throughput_per_s": "the throughput"}
 LEAST_GAIN = 1.02
 """A figure that is read once, such as the memory, must be this many times cheaper to count as cheaper."""
 
@@ -55,8 +56,9 @@ class Outcome:
         """The one timed, if its fresh figures are within the limits and cheaper than a base that is within them too."""
         if self.timed is None or self.search.aim.beyond(self.timed.figures):
             return None
-        gained = self._gain.low > 1 if self._gain.low is not None else self._gain.value > LEAST_GAIN
-        return self.timed if gained or self.search.aim.beyond(self.search.bench.base_figures) else None
+        return (
+            self.timed if _beyond_doubt(self._gain) or self.search.aim.beyond(self.search.bench.base_figures) else None
+        )
 
     @property
     def _gain(self) -> Figure:
@@ -111,9 +113,9 @@ class Outcome:
         promise = " and ".join(self.request.promises)
         if self.winner is not None:
             gains = ", ".join(self._gains(self.winner))
-            tried = len(self.search.trials)
+            tried = f"{len(self.search.trials)} candidate{'s' if len(self.search.trials) > 1 else ''}"
             again = f" {reopened(self.winner.openings)}" if self.winner.openings > 1 else ""
-            return f"Certified at {sure}: {promise}. The cheapest found of {tried} candidates is {gains}.{again}"
+            return f"Certified at {sure}: {promise}. The cheapest found of {tried} is {gains}.{again}"
         if self.verdict == "UNDECIDED":
             more = max((j.more_examples or 0 for j in self.tested[0].judgements), default=0)
             hint = f"; about {more} more test examples would decide" if more else ""
@@ -192,11 +194,14 @@ class Outcome:
         }
 
     def _gains(self, winner: Tested) -> list[str]:
+        """Say how many times cheaper it is: in the objective, then in the others where that is beyond doubt."""
         objective = self.search.aim.objective
-        first = [objective, *(name for name in ("latency_ms", "size_mb") if name != objective)]
-        words = {"latency_ms": "faster", "size_mb": "smaller"}
-        found = [(name, winner.ratios[name].value) for name in first if name in winner.ratios]
-        return [f"{ratio:.1f}x {words.get(name, 'cheaper in ' + name)}" for name, ratio in found]
+        others = [
+            name for name in GAINS if name in winner.ratios and name != objective and _beyond_doubt(winner.ratios[name])
+        ]
+        return [
+            f"{winner.ratios[name].value:.1f}x {GAINS.get(name, f'better in {name}')}" for name in (objective, *others)
+        ]
 
     def _failing(self) -> list[Trial]:
         """Measured or dropped candidates that are, or are expected to be, cheaper than the base."""
@@ -239,6 +244,10 @@ class Outcome:
         if trial.status == "measured" and not trial.reason and found is None:
             return f"chance to pass {trial.chance:.0%}"
         return trial.reason
+
+
+def _beyond_doubt(ratio: Figure) -> bool:
+    return ratio.low > 1 if ratio.low is not None else ratio.value > LEAST_GAIN
 
 
 def reopened(openings: int) -> str:

@@ -41,8 +41,8 @@ from trimtab.values.task import SPLITS, Task
 from trimtab.verify import decidable, judge, overall
 
 REQUEST_FILE, RESULT_FILE, BUNDLE = "run.json", "result.json", "bundle"
-RESERVE = 0.2
-"""Share of the time that is kept back for verification and the fresh timing."""
+RESERVE, RESERVE_S = 0.2, 20.0
+"""Share of the time, and seconds (at most half of it), kept back for verification and the fresh timing."""
 
 
 @dataclass
@@ -82,7 +82,9 @@ class Run:
     @property
     def deadline(self) -> float:
         """The `time.monotonic()` at which the search ends, keeping back time to verify."""
-        return self.started + max(0.0, self.request.within_s * (1 - RESERVE) - self.earlier_s)
+        within = self.request.within_s
+        reserve = max(RESERVE * within, min(RESERVE_S, within / 2))
+        return self.started + max(0.0, within - reserve - self.earlier_s)
 
     @contextlib.contextmanager
     def timed(self, kind: str) -> Iterator[None]:
@@ -135,7 +137,8 @@ def trim(
     """
     task, aim = check_request(request, task)
     workshop = Workshop(task, store or Store(), machines.load(request.on), request.seed)
-    workshop.threads = workshop.machine.cores
+    workshop.threads, workshop.trust = workshop.machine.cores, request.trust
+    check_folder(out)
     with Tab.open(out) as tab:
         remember(asdict(request) | identity(workshop, request.model), out)
         finished = out / RESULT_FILE
@@ -155,6 +158,12 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise CorruptFile(f"{path} is damaged ({error}); remove it, or choose another --out") from error
+
+
+def check_folder(out: Path) -> None:
+    """Raise UsageError where a folder holds something that is no run: a run would write over it."""
+    if out.is_dir() and any(out.iterdir()) and not (out / TAB_FILE).is_file():
+        raise UsageError(f"{out} holds files that are no run of trimtab; choose another --out, or an empty folder")
 
 
 def identity(workshop: Workshop, model: str) -> dict[str, str]:
@@ -405,7 +414,7 @@ def dry_run(request: Request, progress: Progress | None = None, store: Store | N
     """Return what a run would try, with predictions, and whether the promise can be decided; only the base is made."""
     task, aim = check_request(request)
     workshop = Workshop(task, store or Store(), machines.load(request.on), request.seed)
-    workshop.threads = workshop.machine.cores
+    workshop.threads, workshop.trust = workshop.machine.cores, request.trust
     workshop.progress = (progress or Progress()).doing
     base = workshop.open(request.model)
     predictor = Predictor(workshop.machine, base.model.facts)

@@ -17,9 +17,8 @@ from torch import nn
 
 from trimtab.errors import CorruptFile, DataError, UnknownName, UnsafeFile
 from trimtab.values import store
+from trimtab.values.trust import ZOO
 from trimtab.values.usercode import import_file
-
-ZOO = "trimtab.sources.zoo"
 
 
 def find(ref: str) -> Callable[..., Any]:
@@ -31,12 +30,21 @@ def find(ref: str) -> Callable[..., Any]:
         UnsafeFile: it is the standard library's.
     """
     place, _, name = ref.rpartition(":")
+    if place == ZOO:
+        return _net(name)
     module = import_file(Path(place)) if place.endswith(".py") else _from_module(place)
     found = getattr(module, name, None)
     if not callable(found):
         here = [k for k, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
         raise UnknownName(f"callable of {place}", name, here)
     return found  # type: ignore[no-any-return]
+
+
+def _net(name: str) -> Callable[..., Any]:
+    builders: Mapping[str, Callable[..., Any]] = importlib.import_module(ZOO).BUILDERS
+    if name not in builders:
+        raise UnknownName("zoo net", name, builders)
+    return builders[name]
 
 
 def code_hash(ref: str) -> str | None:

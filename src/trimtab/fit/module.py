@@ -27,8 +27,9 @@ from trimtab.values.model import Part, Signature, TensorSpec
 from trimtab.values.registry import registry
 from trimtab.values.store import write_atomically
 from trimtab.values.task import Batch, TaskView
+from trimtab.values.trust import NAMED, TORCH_FILE
 
-TORCH_FILE, WEIGHTS_FILE, EXPORTED_FILE = "torch.json", "weights.safetensors", "exported.pt2"
+WEIGHTS_FILE, EXPORTED_FILE = "weights.safetensors", "exported.pt2"
 LIVE: dict[str, nn.Module] = {}
 """Modules that exist only in this process, by key, as they were when registered."""
 
@@ -38,6 +39,7 @@ def register_live(module: nn.Module) -> str:
     state = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     key = tensors.digest(state, repr(module))[:16]
     LIVE[key] = copy.deepcopy(module)
+    NAMED.add(f"live:{key}")
     return key
 
 

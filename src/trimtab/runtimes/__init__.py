@@ -13,6 +13,8 @@ from trimtab.values.model import Model
 from trimtab.values.notation import show
 from trimtab.values.session import Session
 
+MOST_THREADS = 1024
+
 
 @dataclass(frozen=True)
 class Runtime(ABC):
@@ -29,8 +31,8 @@ class Runtime(ABC):
     """Distributions whose versions go into conditions and verdicts."""
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ValueError(f"threads is at least 1, got {self.threads}")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise ValueError(f"threads is from 1 to {MOST_THREADS}, got {self.threads}")
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Runtime, ...]:

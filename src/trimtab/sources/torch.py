@@ -25,6 +25,7 @@ from trimtab.sources import Source
 from trimtab.values.model import Model
 from trimtab.values.notation import Step
 from trimtab.values.task import TaskView
+from trimtab.values.trust import NAMED
 
 REF = re.compile(r"(?P<place>[^:]+):(?P<name>[A-Za-z_]\w*)\s*(?P<arguments>\(.*\))?\Z", re.DOTALL)
 INNER = ("state_dict", "model_state_dict", "model_state")
@@ -79,6 +80,7 @@ def _description(ref: str) -> tuple[dict[str, Any], Path | None]:
         place = str(_file(Path(place), "Python file"))
     full = f"{place}:{name}"
     code.find(full)
+    NAMED.add(full)
     named = dict(step.named)
     weights = named.pop("weights", None)
     build = {"ref": full, "arguments": named, "sha256": code.code_hash(full)}

@@ -28,6 +28,7 @@ from trimtab.sources import Source
 from trimtab.values.model import Model
 from trimtab.values.notation import Step
 from trimtab.values.task import Split, TaskView
+from trimtab.values.trust import ZOO
 
 
 def mlp(shape: Sequence[int], classes: int, width: int = 256, depth: int = 2) -> nn.Module:
@@ -148,7 +149,7 @@ class Zoo(Source):
         step = _parse(ref)
         sizes = {key: value for key, value in step.named.items() if key != "seed"}
         build = {
-            "ref": f"{code.ZOO}:{step.name}",
+            "ref": f"{ZOO}:{step.name}",
             "arguments": _fitted(step.name, task) | sizes,
             "sha256": None,
         }

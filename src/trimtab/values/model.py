@@ -8,15 +8,16 @@ cascades and early exits are data, run by one small driver (`trimtab.run.program
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trimtab.errors import CorruptFile
 from trimtab.values.facts import Facts
 
 MODEL_FILE = "model.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,15 @@ class Signature:
     def from_json(cls, data: Mapping[str, Any]) -> Signature:
         """Read a signature from its JSON object."""
         specs = {
-            side: tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in data[side])
+            side: tuple(checked(TensorSpec(s["name"], s["dtype"], _tuple(s["shape"]))) for s in data[side])
             for side in ("inputs", "outputs")
         }
-        return cls(**specs, state=dict(data.get("state", {})))
+        read = checked(cls(**specs, state=data.get("state", {})))
+        names = [[spec.name for spec in side] for side in (read.outputs, read.inputs)]
+        for fed in read.state.items():
+            if any(name not in known for name, known in zip(fed, names, strict=True)):
+                raise ValueError(f"the state {fed[0]!r} -> {fed[1]!r} is no output and input of the signature")
+        return read
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ class Part:
         path = (root / data["path"]).resolve()
         if not path.is_relative_to(root.resolve()):
             raise CorruptFile(f"part path {data['path']!r} leaves the model's folder {root}")
-        return cls(data["format"], path, Signature.from_json(data["signature"]), Facts.from_json(data["facts"]))
+        facts = checked(Facts.from_json(data["facts"]))
+        return checked(cls(data["format"], path, Signature.from_json(data["signature"]), facts))
 
 
 @dataclass(frozen=True)
@@ -142,8 +149,82 @@ def program_from_json(data: Mapping[str, Any]) -> Program:
         raise CorruptFile(f"unknown program {data.get('kind')!r}; known: {', '.join(PROGRAMS)}")
     known = {f.name for f in fields(kind)}
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items() if key in known}
-    program: Program = kind(**values)
+    program: Program = checked(kind(**values))
     return program
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+FITS: Mapping[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "str | None": lambda value: value is None or isinstance(value, str),
+    "int": _whole,
+    "float": _number,
+    "tuple[str, ...]": _texts,
+    "tuple[float, ...]": lambda value: isinstance(value, tuple) and all(map(_number, value)),
+    "tuple[int | str, ...]": lambda value: all(isinstance(size, str) or _whole(size) for size in value),
+    "Mapping[str, str]": lambda value: isinstance(value, Mapping) and _texts([*value.values()]),
+    "Mapping[str, int]": lambda value: isinstance(value, Mapping) and all(map(_whole, value.values())),
+}
+"""Whether a value read from JSON is what a field's annotation says; other annotations are not looked at."""
+
+
+def checked(thing: T) -> T:
+    """Return a dataclass as it is; raises TypeError that names the first field whose value is of another type."""
+    for each in fields(thing):  # type: ignore[arg-type]
+        value = getattr(thing, each.name)
+        if not FITS.get(str(each.type), lambda value: True)(value):
+            raise TypeError(f"{each.name!r} of a {type(thing).__name__.lower()} cannot be {value!r}")
+    return thing
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{value!r} is not a list")
+    return tuple(value)
+
+
+def _check_program(program: Program, parts: Mapping[str, Part]) -> None:
+    """Raise ValueError where a program names a part, or an output of a part, that is not there."""
+    answers: dict[str, str] = {}
+    if isinstance(program, Cascade):
+        answers = dict.fromkeys(program.stages, program.output)
+        if not program.stages or len(program.thresholds) != len(program.stages) - 1:
+            raise ValueError("a cascade has one threshold for each stage but the last")
+    if isinstance(program, Greedy):
+        answers = {program.decoder: program.logits}
+    used = [program.part] if isinstance(program, Single | Scan) else [*answers, *_encoder(program)]
+    for name in used:
+        if name not in parts:
+            raise ValueError(f"its program runs the part {name!r}; it has {', '.join(parts)}")
+    for name, output in answers.items():
+        if output not in [spec.name for spec in parts[name].signature.outputs]:
+            raise ValueError(f"its program takes {output!r} of the part {name!r}, which has no such output")
+
+
+def _encoder(program: Program) -> list[str]:
+    return [program.encoder] if isinstance(program, Greedy) and program.encoder is not None else []
+
+
+def _check_frontend(frontend: Any) -> Mapping[str, Any]:
+    """Return the frontend if its lists are lists; what a step holds is looked at where it is carried out."""
+    kinds = {"steps": lambda value: isinstance(value, list), "inputs": _texts, "labels": _texts}
+    for name, fits in kinds.items():
+        if name in frontend and not fits(frontend[name]):
+            raise TypeError(f"{name!r} of its frontend cannot be {frontend[name]!r}")
+    if not isinstance(frontend, Mapping):
+        raise TypeError(f"its frontend cannot be {frontend!r}")
+    return frontend
 
 
 @dataclass(frozen=True)
@@ -203,6 +284,10 @@ class Model:
             program = program_from_json(data["program"])
             if not parts:
                 raise ValueError("it has no parts")
-            return cls(parts, program, data["frontend"], tuple(data["lineage"]), data["notes"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _check_program(program, parts)
+            frontend = _check_frontend(data["frontend"])
+            return checked(cls(parts, program, frontend, _tuple(data["lineage"]), dict(data["notes"])))
+        except KeyError as error:
+            raise CorruptFile(f"{root} is not a model folder: it lacks {error}") from error
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CorruptFile(f"{root} is not a model folder: {error}") from error

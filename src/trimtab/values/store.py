@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
-from trimtab.errors import OutputError
+from trimtab.errors import OutputError, UnsafeFile
 
 MANIFEST = "manifest.json"
 
@@ -212,6 +212,8 @@ def copy_folder(source: Path, target: Path, leave_out: Collection[str] = ()) -> 
     """Copy every file but those whose relative path is left out; the first error ends it, as OSError."""
     for path in files_of(source):
         name = path.relative_to(source)
+        if path.is_symlink():
+            raise UnsafeFile(f"{path} is a link; only plain files are copied")
         if name.as_posix() not in leave_out:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / name)

@@ -20,6 +20,8 @@ from trimtab.errors import Busy, CorruptFile
 from trimtab.values.store import make_folder, writing
 
 TAB_FILE = "tab.jsonl"
+MEND = "remove the folder, or choose another --out"
+"""What to do about a tab that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,12 @@ def read_tab(path: Path) -> Records:
     lines = []
     for number, line in enumerate(whole, 1):
         try:
-            lines.append(json.loads(line))
-        except ValueError as error:
-            raise CorruptFile(f"{path} line {number} is not JSON: {error}") from error
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CorruptFile(f"{path} line {number} is not JSON: {error}; {MEND}") from error
+        if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+            raise CorruptFile(f"{path} line {number} is no record of a run: {line[:80].decode(errors='replace')}; {MEND}")
+        lines.append(record)
     return Records(tuple(lines), torn)
 
 
