@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.errors import DataError, OutputError, WorkerDied, WorkerHung
+from trimtab.errors import CorruptFile, DataError, OutputError, WorkerDied, WorkerHung
 from trimtab.plan import Candidate
 from trimtab.recipe import Bound, bind
 from trimtab.search import (
@@ -228,6 +228,56 @@ def test_what_goes_wrong_becomes_a_status_and_a_reason(error, status):
     found.workshop = Broken(OutputError("full"))
     with pytest.raises(OutputError):
         found.attempt(ended.candidate)
+
+
+def recorded(**changes):
+    done = replace(trial(5.0, 0.9), judgements=(judgement(),), loss=0.01)
+    return done, done.to_json() | {"kind": "candidate"} | changes
+
+
+def resumed(done: Trial, record) -> Search:
+    found = search()
+    lines = SimpleNamespace(of=lambda kind: [record])
+    found.tab = SimpleNamespace(path="run/tab.jsonl", read=lambda: lines)
+    found.predictor = SimpleNamespace(learn=lambda *_: None)
+    found.workshop = SimpleNamespace(peek=lambda *_: 0, apply=lambda *_: None)
+    found.waiting = [done.candidate]
+    found.resume()
+    return found
+
+
+def test_a_trial_survives_the_tab():
+    done, record = recorded()
+    assert resumed(done, record).trials == [done]
+    assert resumed(done, record | {"status": "fault"}).trials == []
+    assert resumed(done, record | {"recipe": "@ null"}).trials == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": 5},
+        {"status": ["measured"]},
+        {"recipe": []},
+        {"figures": {}},
+        {"figures": {"latency_ms": 5}},
+        {"figures": {"latency_ms": {"name": "latency_ms", "value": "x", "unit": "ms"}}},
+        {"predicted": []},
+        {"chance": "x"},
+        {"loss": []},
+        {"seconds": None},
+        {"judgements": [5]},
+        {"judgements": [{"promise": "accuracy"}]},
+    ],
+)
+def test_a_damaged_record_names_the_tab_and_the_way_out(changes):
+    with pytest.raises(CorruptFile, match=r"run/tab\.jsonl holds a candidate .*; remove the folder, or choose another"):
+        resumed(*recorded(**changes))
+
+
+def test_a_record_of_its_kind_alone_is_damaged():
+    with pytest.raises(CorruptFile, match="KeyError: 'recipe'"):
+        resumed(recorded()[0], {"kind": "candidate"})
 
 
 @given(st.text(max_size=1000))

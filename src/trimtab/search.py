@@ -27,7 +27,7 @@ from trimtab.measure import Bench
 from trimtab.plan import Candidate, Predictor, improvement, normal_cdf
 from trimtab.values.figure import Figure
 from trimtab.values.promise import Limit, Promise
-from trimtab.values.tab import Tab
+from trimtab.values.tab import MEND, Tab
 from trimtab.verify import Judgement, judge
 
 Floats = NDArray[np.float64]
@@ -40,6 +40,8 @@ WORTH_TESTING = 0.3
 """Candidates less likely than this to pass are not taken to the sealed test."""
 USUAL_TOLERANCE = 0.02
 """The loss, as a share, that is taken to be allowed where no promise says."""
+STATUSES = ("measured", "dropped", "refused", "failed")
+"""How a trial can end that is not tried again."""
 BROKEN = 1e6
 """How many times dearer a base that breaks a limit counts than it is."""
 GUESS_SECONDS = {"fit": 30.0, "structure": 3.0, "recover": 20.0, "export": 5.0, "precision": 3.0}
@@ -136,12 +138,10 @@ class Search:
         """
         known = {candidate.name: candidate for candidate in (*self.first, *self.waiting)}
         for record in self.tab.read().of("candidate"):
-            candidate = known.get(record["recipe"])
-            if candidate is None or record["status"] == "fault":
-                continue
-            trial = self._restore(candidate, record, frozen)
-            if trial is not None:
-                self._take(trial)
+            trial = self._recorded(known, record)
+            whole = None if trial is None else self._restore(trial, frozen)
+            if whole is not None:
+                self._take(whole)
 
     def run(self, deadline: float) -> None:
         """Try candidates until the deadline (`time.monotonic()`), or until none promises a gain."""
@@ -321,33 +321,25 @@ class Search:
                 losses.append(float((before - after).mean()) * (1 if metric.better == "higher" else -1))
         return max(losses, default=None)
 
-    def _restore(self, candidate: Candidate, record: Mapping[str, Any], frozen: bool) -> Trial | None:
-        """Rebuild a trial from its record; None where its model is gone from the store and must be made again."""
-        figures = {name: Figure.from_json(figure) for name, figure in record["figures"].items()}
-        predicted = {name: Figure.from_json(figure) for name, figure in record["predicted"].items()}
-        made = None
-        if record["status"] == "measured":
-            if not frozen and self.workshop.peek(self.base, candidate.bound.passes, self.base) < len(
-                candidate.bound.passes
-            ):
-                return None
-            made = self.workshop.apply(self.base, candidate.bound.passes, self.base)
-        judgements = tuple(judgement_from_json(judgement) for judgement in record["judgements"])
-        return Trial(
-            candidate,
-            record["status"],
-            record["reason"],
-            predicted,
-            figures,
-            record["chance"],
-            record["seconds"],
-            record["trained_seconds"],
-            record["converted_seconds"],
-            record["measured_seconds"],
-            made,
-            judgements,
-            record["loss"],
-        )
+    def _recorded(self, known: Mapping[str, Candidate], record: Mapping[str, Any]) -> Trial | None:
+        """Read a trial from its record; None where it is no candidate of this search, or was a passing fault."""
+        try:
+            trial = trial_from_json(known.get(record["recipe"]), record)
+            if trial is not None and trial.status == "measured":
+                self.cost(trial)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise CorruptFile(f"{self.tab.path} holds a candidate that cannot be read ({what}); {MEND}") from error
+        return trial
+
+    def _restore(self, trial: Trial, frozen: bool) -> Trial | None:
+        """Fetch a recorded trial's model; None where it is gone from the store and must be made again."""
+        if trial.status != "measured":
+            return trial
+        passes = trial.candidate.bound.passes
+        if not frozen and self.workshop.peek(self.base, passes, self.base) < len(passes):
+            return None
+        return replace(trial, made=self.workshop.apply(self.base, passes, self.base))
 
     def _expected_cost(self, predicted: Mapping[str, Figure]) -> tuple[float, float]:
         """Return (median, spread) of the objective's cost; figures that follow latency are scaled from the base's."""
@@ -423,6 +415,42 @@ def out_of_reach(limit: Limit, predicted: Figure | None) -> bool:
     low = predicted.low if predicted.low is not None else predicted.value / 2
     high = predicted.high if predicted.high is not None else predicted.value * 2
     return not limit.kept(low) and not limit.kept(high)
+
+
+def trial_from_json(candidate: Candidate | None, record: Mapping[str, Any]) -> Trial | None:
+    """Read what `Trial.to_json` wrote; None without a candidate, or for a fault.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: the record is something else.
+    """
+    status, loss = record["status"], record["loss"]
+    if status not in (*STATUSES, "fault"):
+        raise ValueError(f"unknown status {status!r}")
+    if candidate is None or status == "fault":
+        return None
+    return Trial(
+        candidate,
+        status,
+        str(record["reason"]),
+        _figures(record["predicted"]),
+        _figures(record["figures"]),
+        float(record["chance"]),
+        float(record["seconds"]),
+        float(record["trained_seconds"]),
+        float(record["converted_seconds"]),
+        float(record["measured_seconds"]),
+        judgements=tuple(judgement_from_json(judgement) for judgement in record["judgements"]),
+        loss=None if loss is None else float(loss),
+    )
+
+
+def _figures(record: Mapping[str, Any]) -> dict[str, Figure]:
+    read = {name: Figure.from_json(figure) for name, figure in record.items()}
+    for name, figure in read.items():
+        ends = [end for end in (figure.low, figure.high) if end is not None]
+        if not all(isinstance(number, int | float) for number in (figure.value, *ends)):
+            raise TypeError(f"{name} is no number")
+    return read
 
 
 def judgement_from_json(data: Mapping[str, Any]) -> Judgement:

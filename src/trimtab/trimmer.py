@@ -36,7 +36,7 @@ from trimtab.values.figure import Figure
 from trimtab.values.machine import Machine
 from trimtab.values.promise import Limit, Promise
 from trimtab.values.store import Store, write_atomically
-from trimtab.values.tab import TAB_FILE, Tab
+from trimtab.values.tab import MEND, TAB_FILE, Tab
 from trimtab.values.task import SPLITS, Task
 from trimtab.verify import decidable, judge, overall
 
@@ -193,6 +193,17 @@ def remember(request: Mapping[str, Any], out: Path) -> None:
         )
 
 
+def recorded(tab: Tab, kind: str, **types: type) -> Mapping[str, Any] | None:
+    """Return the last record of a kind, or None; raises CorruptFile where it is not what a run writes."""
+    records = tab.read().of(kind)
+    for name, wanted in types.items() if records else ():
+        if not isinstance(records[-1].get(name), wanted):
+            raise CorruptFile(
+                f"{tab.path} has a {kind!r} record without {name}; remove the folder, or choose another --out"
+            )
+    return records[-1] if records else None
+
+
 def asked_for(request: Request, base: Made, machine: Machine) -> list[Candidate]:
     """Return the recipes that the user wants tried; raises RecipeError where one does not fit the base."""
     bound = [bind(recipe) for recipe in request.tries]
@@ -219,11 +230,16 @@ def _search(run: Run, aim: Aim, bench: Bench) -> tuple[Search, list[Trial], bool
     machine = run.workshop.machine
     search.waiting = list(candidates(base.model.facts, machine, run.request.train))
     search.first = asked_for(run.request, base, machine)
-    walk = run.tab.read().of("walk")
+    walk = recorded(run.tab, "walk", order=list, interrupted=bool)
     search.resume(frozen=bool(walk))
     if walk:
         by_name = {trial.candidate.name: trial for trial in search.trials}
-        return search, [by_name[name] for name in walk[-1]["order"]], walk[-1]["interrupted"]
+        unknown = [name for name in walk["order"] if name not in by_name]
+        if unknown:
+            raise CorruptFile(
+                f"{run.tab.path} froze the candidate {unknown[0]}, which is not on it; choose another --out"
+            )
+        return search, [by_name[name] for name in walk["order"]], walk["interrupted"]
     interrupted = _try_candidates(run, search)
     if not search.trials and not interrupted and search.next(float("inf")):
         raise UsageError(
@@ -250,9 +266,9 @@ def _base(run: Run) -> Made:
 
 def _base_runtime(run: Run, base: Made) -> Runtime:
     """Return the base's runtime, as the tab has it if this run goes on."""
-    known = run.tab.read().of("base")
+    known = recorded(run.tab, "base", runtime=str)
     if known:
-        return bind_runtime(known[-1]["runtime"])
+        return bind_runtime(known["runtime"])
     run.progress.doing("finding the base's best thread count")
     with run.timed("measuring"):
         return choose_runtime(base, run.workshop, run.objective)
@@ -261,9 +277,9 @@ def _base_runtime(run: Run, base: Made) -> Runtime:
 def _measure_base(run: Run, search: Search) -> None:
     """Read the base's figures once; they are on the tab when the run goes on."""
     bench = search.bench
-    known = run.tab.read().of("base")
+    known = recorded(run.tab, "base", figures=dict)
     if known:
-        bench.base_figures = {name: Figure.from_json(figure) for name, figure in known[-1]["figures"].items()}
+        bench.base_figures = {name: Figure.from_json(figure) for name, figure in known["figures"].items()}
     else:
         run.progress.doing("measuring the base")
         with run.timed("measuring"):
@@ -366,8 +382,8 @@ def _verify(run: Run, search: Search, order: list[Trial]) -> list[Tested]:
     bench, task = search.bench, run.workshop.task
     bench.unseal()
     split = task.fingerprint("test")
-    known = run.tab.read().of("opening")
-    openings = known[-1]["count"] if known else run.workshop.store.count_opening(split, str(run.out))
+    known = recorded(run.tab, "opening", count=int)
+    openings = known["count"] if known else run.workshop.store.count_opening(split, str(run.out))
     if not known:
         run.tab.append("opening", split=split, count=openings)
     for trial in order:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from trimtab.errors import CorruptFile, Refused
-from trimtab.fit.channels import cut, groups, repeat
+from trimtab.fit.channels import cut, groups, read_cuts, repeat
 
 IMAGE = (torch.zeros(2, 3, 8, 8),)
 
@@ -81,5 +81,9 @@ def test_removing_dead_channels_changes_no_answer():
 def test_what_does_not_fit_or_trace_is_said():
     with pytest.raises(CorruptFile, match="the recorded cut of gone does not fit"):
         repeat(Joined(), [["gone", "out", [0]]])
+    for cuts in (None, 5, [5], [["a", "out"]], [["a", "up", [0]]], [["a", "out", ["x"]]], [[1, "in", [0]]]):
+        with pytest.raises(CorruptFile, match="the recorded cuts are not a list of"):
+            read_cuts(cuts)
+    assert read_cuts([["a", "out", [0]]]) == [["a", "out", [0]]]
     with pytest.raises(Refused, match="cannot be traced for pruning"):
         groups(nn.Linear(3, 2), (torch.zeros(1, 7),), "magnitude")

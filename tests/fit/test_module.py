@@ -87,6 +87,30 @@ def test_equal_content_gives_equal_files(saved, view, tmp_path):
         assert (part.path / name).read_bytes() == (again.path / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"build": {}}, "build cannot be"),
+        ({"build": {"ref": 5, "arguments": {}}}, "build cannot be"),
+        ({"edits": [True]}, "edits cannot be"),
+        ({"edits": [{"by": "prune"}]}, "edits cannot be"),
+        ({"edits": [{"by": "nope", "edit": {}}]}, "not installed here: unknown pass 'nope'"),
+        ({"edits": [{"by": "train", "edit": {}}]}, "changes no structure"),
+        ({"edits": [{"by": "prune", "edit": {}}]}, "the recorded cuts are not"),
+        ({"tied": [1]}, "tied cannot be"),
+        ({"tied": {"a": 5}}, "tied cannot be"),
+        ({"tied": {"a": "gone"}}, "does not fit the module"),
+        ({"extra": 5}, "extra cannot be"),
+        ({"exported": 5}, "exported cannot be"),
+    ],
+)
+def test_a_malformed_description_is_one_clear_line(saved, fields, said):
+    _, part = saved
+    change(part, **fields)
+    with pytest.raises(CorruptFile, match=said):
+        artefact.load(part)
+
+
 def test_signature_names_axes(saved):
     (spec,), (output,) = saved[1].signature.inputs, saved[1].signature.outputs
     assert (spec.name, spec.dtype, spec.shape) == ("image", "float32", ("batch", 1, 8, 8))

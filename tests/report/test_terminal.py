@@ -15,11 +15,12 @@ def printed(document, width: int) -> str:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("width", [60, 80, 140])
 @pytest.mark.parametrize("name", EDGES)
 def test_every_edge_fits_the_width_and_sends_no_control_codes(name, width):
     shown = printed(EDGES[name], width)
     assert all(len(line) <= width for line in shown.splitlines())
+    assert "…" not in shown
     assert not set("\x1b\u202e\ud800") & set(shown)
 
 
@@ -50,6 +51,15 @@ def test_every_candidate_is_listed_with_its_reason_on_a_wide_terminal():
     for candidate in document["candidates"]:
         assert (candidate["recipe"] in shown) == (candidate["status"] != "not tried")
         assert (candidate["reason"] or "") in shown
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_terminal_folds_recipes_and_keeps_names_and_numbers_whole(width):
+    shown = printed(result(), width)
+    for words in ("Latency p90", "measured", "[0.574, 0.614]", "−0.32 points", "[6.81, 7.37]", "[−0.71, +0.04]"):
+        assert words in shown
+    for piece in ("distill(epochs=3) |", "quantize(weights=8", "openvino(threads=1)"):
+        assert piece in shown
 
 
 def test_square_brackets_of_a_document_are_not_styles():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from trimtab.errors import CorruptFile, DataError
-from trimtab.run.frontend import fit_columns, fit_scale, prepare
+from trimtab.run.frontend import fit_columns, fit_scale, prepare, raw_inputs
 
 
 def run(step, **raw):
@@ -102,6 +102,57 @@ def test_scale_is_learnt_along_all_but_one_axis():
 def test_what_does_not_fit_is_said(step, raw, error, message):
     with pytest.raises(error, match=message):
         run(step, **raw)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        None,
+        5,
+        ["scale"],
+        [5],
+        [{"op": ["scale"]}],
+        [{"op": "scale", "input": "x", "mean": "x"}],
+        [{"op": "scale", "input": "x", "std": [None]}],
+        [{"op": "scale", "input": "x", "axis": "1"}],
+        [{"op": "scale", "input": 5}],
+        [{"op": "shape", "input": "x", "shape": "ab"}],
+        [{"op": "cast", "input": "x", "dtype": "int7"}],
+        [{"op": "cast", "input": "x", "dtype": "object"}],
+        [{"op": "columns", "output": "f", "numeric": [5], "categorical": []}],
+        [{"op": "columns", "output": "f", "numeric": [{"name": "x", "mean": "a", "std": 1}], "categorical": []}],
+        [{"op": "columns", "output": "f", "numeric": [], "categorical": [{"name": "x", "values": 3}]}],
+        [{"op": "sequence", "inputs": "x", "output": "s", "length": "n"}],
+    ],
+)
+def test_a_malformed_frontend_is_a_corrupt_file(steps):
+    with pytest.raises(CorruptFile, match="frontend"):
+        prepare({"steps": steps}, {"x": np.ones((2, 3))})
+    with pytest.raises(CorruptFile, match="frontend"):
+        raw_inputs({"steps": steps})
+
+
+@pytest.mark.parametrize(
+    ("step", "column"),
+    [
+        ({"op": "cast", "input": "x", "dtype": "float32"}, [1.0, 1e39]),
+        ({"op": "scale", "input": "x", "std": 1e-30}, [1.0, 1e20]),
+        (
+            {"op": "columns", "output": "f", "numeric": [{"name": "x", "mean": 0, "std": 1}], "categorical": []},
+            [1, 1e39],
+        ),
+        ({"op": "sequence", "inputs": ["x"], "output": "s", "length": "n"}, [[1.0], [1e39]]),
+    ],
+)
+def test_a_number_that_float32_cannot_hold_is_named(step, column):
+    with pytest.raises(DataError, match=r"row 1: .*x"):
+        run(step, x=column)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, 1j])
+def test_what_is_no_whole_number_is_not_cast_to_one(value):
+    with pytest.raises(DataError, match="'x' must hold numbers"):
+        run({"op": "cast", "input": "x", "dtype": "int64"}, x=[1, value])
 
 
 @pytest.mark.parametrize("lists", [[[1], []], [[1], ["x"]], [[1], [np.nan]]])

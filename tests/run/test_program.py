@@ -41,6 +41,7 @@ def test_single_gives_a_part_only_what_it_takes_in_its_dtype():
         ({"z": np.ones((3, 2))}, "takes x; it got z"),
         ({"x": np.ones((3, 5))}, r"takes x \['batch', 2\]; it got \[3, 5\]"),
         ({"x": np.ones(3)}, r"it got \[3\]"),
+        ({"x": [["a", "b"]]}, "takes x as float32"),
     ],
 )
 def test_inputs_that_do_not_fit_are_said(inputs, said):

@@ -79,6 +79,13 @@ def test_python_objects_are_refused(tmp_path):
         ({"target": Y}, "must hold an input"),
         ({"x": np.float32(3)}, "one row an example"),
         ({"x": np.where(X > 2, np.nan, X), "target": Y}, "input 'x' is missing or not a finite number"),
+        (
+            {"x": np.where(np.equal(X, X[7]), 1e39, X), "target": Y},
+            "row 7: input 'x' is missing or not a finite number",
+        ),
+        ({"x": X, "target": np.where(np.equal(X, X[7]), 1e39, X)}, "row 7: the target is missing"),
+        ({"x": X.astype(complex), "target": Y}, "array 'x' is complex128; give numbers"),
+        ({"x": X.astype(str), "target": Y}, "array 'x' is <U32; give numbers"),
         ({"x": X, "target": np.zeros(COUNT, int)}, "one class only, '0'"),
         ({"x": X, "target": Y, "labels": ["a"]}, "row numbers of it, 0 to 0"),
         (

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trimtab.errors import DataError
+from trimtab.errors import DataError, RecipeError
 from trimtab.run.frontend import prepare
 from trimtab.tasks.images import Images
+from trimtab.values.notation import Step
 from trimtab.values.task import SPLITS
 
 
@@ -60,6 +61,21 @@ def test_given_folders_are_the_splits(photos, tmp_path):
     assert all(example.id.startswith("test/") for example in task.split("test"))
     assert task.describe()["augmentation"] == {"flip": True}
     assert task.describe()["duplicates"]["train/test"] + task.describe()["duplicates"]["validation/test"] == 0
+
+
+@pytest.mark.parametrize("size", [-3, 4097, 1_000_000])
+def test_a_size_that_cannot_be_is_refused(size):
+    with pytest.raises(RecipeError, match=f"resize takes 0 to 4096 pixels, got {size}"):
+        Step.parse(f"images(path='photos', resize={size})").build(Images)
+
+
+def test_an_image_that_cannot_be_resized_is_named(photos, monkeypatch):
+    def fail(*_):
+        raise ValueError("no")
+
+    monkeypatch.setattr(Image.Image, "resize", fail)
+    with pytest.raises(DataError, match=r"cat/0\.png is no image that can be read: no"):
+        Images(str(photos), resize=8).split("train")
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"torn"])

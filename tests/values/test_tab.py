@@ -46,6 +46,14 @@ def test_damage_elsewhere_names_the_line(tmp_path):
         read_tab(path)
 
 
+@pytest.mark.parametrize("line", ["5", "[]", "{}", '{"kind":5}', "null", "[" * 100_000])
+def test_a_line_that_is_no_record_names_the_line(tmp_path, line):
+    path = tmp_path / TAB_FILE
+    path.write_text(f'{{"kind":"a"}}\n{line}\n')
+    with pytest.raises(CorruptFile, match=r"tab\.jsonl line 2 is .*; remove the folder, or choose another --out"):
+        read_tab(path)
+
+
 def test_what_is_not_a_number_cannot_go_on_the_tab(tmp_path):
     with Tab.open(tmp_path) as tab, pytest.raises(ValueError, match="JSON"):
         tab.append("candidate", latency=float("nan"))

@@ -76,9 +76,20 @@ def repeat(module: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
             pruner = graph.get_pruner_of_module(layer)
             remove = pruner.prune_out_channels if side == "out" else pruner.prune_in_channels
             remove(layer, list(indices))
-        except (AttributeError, IndexError, RuntimeError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise CorruptFile(f"the recorded cut of {name} does not fit the module: {error}") from error
     return module
+
+
+def read_cuts(data: Any) -> list[Cut]:
+    """Return the cuts that JSON holds; raises CorruptFile where they are not what `cut` returns."""
+    whole = isinstance(data, list) and all(isinstance(entry, list) and len(entry) == 3 for entry in data)
+    for name, side, indices in data if whole else ():
+        numbers = isinstance(indices, list) and all(type(index) is int for index in indices)
+        whole = whole and isinstance(name, str) and side in ("out", "in") and numbers
+    if not whole:
+        raise CorruptFile(f"the recorded cuts are not a list of [layer, 'out' or 'in', channels]: {str(data)[:80]}")
+    return list(data)
 
 
 @contextmanager

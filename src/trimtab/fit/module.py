@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimtab.errors import CorruptFile, DataError, Refused
+from trimtab.errors import CorruptFile, DataError, Refused, UnknownName
 from trimtab.fit import code, tensors
 from trimtab.fit.facts import count
 from trimtab.values.model import Part, Signature, TensorSpec
@@ -30,6 +30,7 @@ from trimtab.values.task import Batch, TaskView
 from trimtab.values.trust import NAMED, TORCH_FILE
 
 WEIGHTS_FILE, EXPORTED_FILE = "weights.safetensors", "exported.pt2"
+KEYS = frozenset({"build", "edits", "tied", "extra", "exported"})
 LIVE: dict[str, nn.Module] = {}
 """Modules that exist only in this process, by key, as they were when registered."""
 
@@ -99,8 +100,17 @@ def load(part: Part, editable: bool = False) -> nn.Module:
 
 
 def replay(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
-    """Repeat one structural change through the pass that made it."""
-    rebuilt: nn.Module = registry("passes").take(edit["by"]).rebuild(module, edit["edit"])
+    """Repeat one structural change through the pass that made it; raises CorruptFile where that cannot be done."""
+    try:
+        kind = registry("passes").take(edit["by"])
+    except UnknownName as error:
+        raise CorruptFile(f"the model was changed by a pass that is not installed here: {error}") from error
+    if not hasattr(kind, "rebuild"):
+        raise CorruptFile(f"the pass {edit['by']} changes no structure, so it has no edit to repeat")
+    try:
+        rebuilt: nn.Module = kind.rebuild(module, edit["edit"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptFile(f"the recorded edit of {edit['by']} does not fit the module: {error}") from error
     return rebuilt
 
 
@@ -202,23 +212,47 @@ def _json(name: str, value: Any) -> Any:
 
 def _fill(module: nn.Module, path: Path, data: Mapping[str, Any]) -> None:
     state: dict[str, Any] = dict(tensors.read(path)[0])
-    state |= {name: state[source] for name, source in data["tied"].items()} | data["extra"]
     try:
+        state |= {name: state[source] for name, source in data["tied"].items()} | data["extra"]
         module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise CorruptFile(f"{path} does not fit the module that {data['build']['ref']} builds: {error}") from error
 
 
 def _read(part: Part) -> dict[str, Any]:
     path = part.path / TORCH_FILE
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        missing = {"build", "edits", "tied", "extra", "exported"} - set(data)
-    except (OSError, ValueError, TypeError) as error:
+        data = json.loads(path.read_text())
+        missing = KEYS - set(data)
+        if not missing:
+            _check_types(data)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptFile(f"{path} is not a torch part's description: {error}") from error
     if missing:
         raise CorruptFile(f"{path} lacks {', '.join(sorted(missing))}; make the artefact again")
-    return data
+    return dict(data)
+
+
+def _check_types(data: Mapping[str, Any]) -> None:
+    """Raise TypeError that names the field of `torch.json` whose value is of another type."""
+    build, edits, tied = data["build"], data["edits"], data["tied"]
+    fits = {
+        "build": isinstance(build, dict)
+        and isinstance(build.get("ref"), str)
+        and isinstance(build.get("arguments"), dict)
+        and isinstance(build.get("sha256"), str | None),
+        "edits": isinstance(edits, list) and all(map(_is_edit, edits)),
+        "tied": isinstance(tied, dict) and all(isinstance(name, str) for name in tied.values()),
+        "extra": isinstance(data["extra"], dict),
+        "exported": isinstance(data["exported"], str | None),
+    }
+    for name, whole in fits.items():
+        if not whole:
+            raise TypeError(f"{name} cannot be {str(data[name])[:80]}")
+
+
+def _is_edit(edit: Any) -> bool:
+    return isinstance(edit, dict) and isinstance(edit.get("by"), str) and isinstance(edit.get("edit"), dict)
 
 
 def _export(module: nn.Module, folder: Path, signature: Signature, example: Batch) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from trimtab.errors import Refused
 from trimtab.fit import module as artefact
-from trimtab.fit.channels import Group, cut, groups, repeat
+from trimtab.fit.channels import Group, cut, groups, read_cuts, repeat
 from trimtab.fit.facts import operations
 from trimtab.passes import Context, Pass, Stage
 from trimtab.values.facts import Facts
@@ -99,7 +99,7 @@ class Prune(Pass):
     @staticmethod
     def rebuild(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
         """Repeat the recorded cut on a freshly built module."""
-        return repeat(module, edit["cuts"])
+        return repeat(module, read_cuts(edit.get("cuts")))
 
     def _search(
         self, module: nn.Module, inputs: tuple[Tensor, ...], found: Sequence[Group], context: Context

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from trimtab.report.numbers import difference, difference_interval, interval, quantity
-from trimtab.report.terminal import render
+from trimtab.report.document import Result
+from trimtab.report.numbers import interval, quantity
+from trimtab.report.terminal import NARROW, Fitted, gap_at, promises, render, table_of, with_origin
+
+MOST = 20
+"""Candidates of a plan that are shown."""
 
 
 def plain(document: Mapping[str, Any]) -> RenderableType:
     """Show names and values in two columns."""
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in document.items():
         table.add_row(f"[bold]{escape(str(name))}", escape(_text(value)))
     return table
@@ -23,54 +30,55 @@ def plain(document: Mapping[str, Any]) -> RenderableType:
 
 def figures(document: Mapping[str, Any]) -> RenderableType:
     """Show every figure with its interval and origin, and how many times cheaper than the base it is."""
-    title = f"{document['recipe']}  against  {document['model']} @ {document['base_runtime']}"
-    table = _table("figure", "value", "interval", "origin", "times cheaper", "interval", title=title)
-    for name, figure in document["figures"].items():
-        ratio = document["ratios"].get(name, {})
-        shown = _figure(ratio) if ratio else ("", "")
-        table.add_row(name, *_figure(figure), figure.get("origin", ""), *shown)
-    return table
+
+    def build(width: int) -> Iterator[RenderableType]:
+        yield Text(f"{document['recipe']}  against  {document['model']} @ {document['base_runtime']}", style="italic")
+        origins = ("!origin",) if width >= NARROW else ()
+        table = table_of("", "!figure", ">value", ">times\ncheaper", *origins)
+        for name, figure in document["figures"].items():
+            ratio = document["ratios"].get(name)
+            words, *origin = with_origin(name, figure.get("origin", ""), width)
+            table.add_row(words, _figure(figure, width), _figure(ratio, width) if ratio else "", *origin)
+        yield table
+
+    return Fitted(build)
 
 
 def plan(document: Mapping[str, Any]) -> RenderableType:
-    """Show what can be decided, then the candidates with their predictions."""
-    said = "\n".join(escape(found["sentence"]) for found in document["decidable"])
-    table = _table("recipe", "latency", "90% interval", "size", "quality loss", title="all figures are predicted")
-    for candidate in document["candidates"]:
-        predicted = candidate["predicted"]
-        size, loss = (_figure(predicted[name])[0] for name in ("size_mb", "quality_loss"))
-        table.add_row(escape(candidate["recipe"]), *_figure(predicted["latency_ms"]), size, loss)
-    return Group(said, "", table, f"{len(document['candidates'])} candidates")
+    """Show the first candidates with their predictions, then what can be decided."""
+    found = document["candidates"]
+
+    def build(width: int) -> Iterator[RenderableType]:
+        table = table_of("all figures are predicted", "recipe", ">latency", ">size", ">quality\nloss")
+        for candidate in found[:MOST]:
+            predicted = candidate["predicted"]
+            shown = (_figure(predicted[name], width) for name in ("latency_ms", "size_mb", "quality_loss"))
+            table.add_row(Text(candidate["recipe"]), *shown)
+        yield table
+        if len(found) > MOST:
+            yield f"and {len(found) - MOST} more: --json lists them"
+        yield Text("\n".join(["", f"{len(found)} candidates", *(each["sentence"] for each in document["decidable"])]))
+
+    return Fitted(build)
 
 
 def verification(document: Mapping[str, Any]) -> RenderableType:
     """Show the verdict, then each promise."""
-    table = _table("promise", "verdict", "base", "trimmed", "difference", "interval", "n", "more examples")
-    for found in document["promises"]:
-        unit = found["unit"]
-        table.add_row(
-            escape(found["promise"]),
-            found["verdict"],
-            quantity(found["base"], unit),
-            quantity(found["trimmed"], unit),
-            difference(found["difference"], unit),
-            difference_interval(found["low"], found["high"], unit),
-            str(found["n"]),
-            str(found["more_examples"] or ""),
-        )
-    return Group(f"[bold]{document['verdict']}[/]  {escape(document['sentence'])}", "", table)
+    result = Result(document)
+
+    def build(width: int) -> Iterator[RenderableType]:
+        yield Text.assemble((result.verdict, "bold"), f"  {result.sentence}\n")
+        table = promises(result, width)
+        yield from () if table is None else (table,)
+
+    return Fitted(build)
 
 
-def _table(*titles: str, title: str = "") -> Table:
-    table = Table(*titles, box=None, header_style="bold", title=escape(title) or None, title_justify="left")
-    table.columns[0].overflow = "fold"
-    return table
-
-
-def _figure(figure: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a figure's value and its interval in words."""
+def _figure(figure: Mapping[str, Any], width: int) -> Text:
+    """Return a figure's value, and its interval beside or beneath it."""
     value, unit = figure["value"], figure["unit"]
-    return quantity(value, unit), interval(value, (figure.get("low"), figure.get("high")), unit)
+    ends = interval(value, (figure.get("low"), figure.get("high")), unit)
+    return Text(quantity(value, unit)).append(gap_at(width) + ends if ends else "", style="dim")
 
 
 def _text(value: Any) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -19,38 +19,82 @@ STYLES = {"PASS": "bold green", "FAIL": "bold red", "INFEASIBLE": "bold red", "U
 KINDS = {"chosen": "bold green", "certified": "green", "frontier": "blue", "dropped": "red", "failed": "red"}
 WIDE = 110
 """From this many columns on, an interval stands beside its value, not beneath it."""
+NARROW = 80
+"""Below this many columns, a measurement stands beneath its prediction, and an origin beneath its figure's name."""
+LEAST = 12
+"""Columns that text which may be folded is given at least."""
 
 
 def render(result: Mapping[str, Any]) -> RenderableType:
     """Return a result document (the one `trimtab trim --json` prints) as something that rich can print."""
-    return Face(Result(mapping(result)))
+    read = Result(mapping(result))
+    return Fitted(lambda width: _result(read, width))
 
 
 @dataclass(frozen=True)
-class Face:
-    """A result that fits itself to the console's width."""
+class Fitted:
+    """Something that is built for the console's width."""
 
-    result: Result
+    build: Callable[[int], Iterable[RenderableType]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        gap = " " if options.max_width >= WIDE else "\n"
-        yield _verdict(self.result)
-        for part in (_tab(self.result, gap), _promises(self.result, gap), _candidates(self.result)):
-            if part is not None:
-                yield Padding(part, (1, 0, 0, 0))
-        for line in _remarks(self.result):
-            yield Text(line, style="dim")
+        for part in self.build(options.max_width):
+            if isinstance(part, Table):
+                _fit(part, options.max_width)
+            yield part
+
+
+def _fit(table: Table, width: int) -> None:
+    """Bring columns closer where the table is too wide; where that is not enough, break what should not be broken."""
+    tight = [column for column in table.columns if column.no_wrap]
+    cells = [[str(cell) for cell in (column.header, *column.cells)] for column in tight]
+    needed = sum(max(cell_len(line) for cell in column for line in cell.split("\n")) for column in cells)
+    needed += LEAST * (len(table.columns) - len(tight))
+    if needed + 2 * len(table.columns) > width:
+        table.padding = (0, 1, 0, 0)
+    for column in tight if needed + len(table.columns) > width else ():
+        column.no_wrap = False
+
+
+def gap_at(width: int) -> str:
+    """Return what stands between a value and its interval."""
+    return " " if width >= WIDE else "\n"
+
+
+def _result(result: Result, width: int) -> Iterator[RenderableType]:
+    yield _verdict(result)
+    for part in (_tab(result, width), promises(result, width), _candidates(result, " " if width >= NARROW else "\n")):
+        if part is not None:
+            yield ""
+            yield part
+    for line in _remarks(result):
+        yield Text(line, style="dim")
 
 
 def _verdict(result: Result) -> Text:
     return Text.assemble((result.headline, STYLES.get(result.verdict, "bold")), ". ", (result.sentence, "bold"))
 
 
-def _table(heading: str, *columns: str) -> Table:
-    """Make a table whose columns named with a leading > are flush right."""
-    table = Table(title=heading, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+def table_of(heading: str, *columns: str) -> Table:
+    """Make a table, its columns named with a mark: > flush right and never broken, ! never broken.
+
+    All other columns are folded where the console is narrow: nothing is cut.
+    """
+    table = Table(
+        title=Text(heading) if heading else None,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for column in columns:
-        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", header_style="dim")
+        table.add_column(
+            column.lstrip(">!"),
+            justify="right" if column.startswith(">") else "left",
+            header_style="dim",
+            no_wrap=column.startswith((">", "!")),
+            overflow="fold",
+        )
     return table
 
 
@@ -62,10 +106,20 @@ def _figure(value: Value | None, gap: str, like: float | None = None) -> Text:
     return shown.append(gap + ends, style="dim") if ends else shown
 
 
-def _tab(result: Result, gap: str) -> Table | None:
+def with_origin(name: str, origin: str, width: int) -> tuple[Text, ...]:
+    """Return the cells of a figure's name and origin: one of its own for the origin where there is room."""
+    shown = Text(name)
+    if width >= NARROW:
+        return shown, Text(origin, style="dim")
+    return (shown.append(f"\n{origin}", style="dim"),)
+
+
+def _tab(result: Result, width: int) -> Table | None:
     if not result.names:
         return None
-    table = _table("The tab", "", ">base", ">chosen", ">times cheaper", "origin")
+    gap = gap_at(width)
+    origins = ("!origin",) if width >= NARROW else ()
+    table = table_of("The tab", "!", ">base", ">chosen", ">times\ncheaper", *origins)
     for name in result.names:
         base, chosen, ratio = result.base.get(name), result.chosen.get(name), result.ratios.get(name)
         known = base or chosen
@@ -73,29 +127,38 @@ def _tab(result: Result, gap: str) -> Table | None:
         change = _figure(ratio, gap)
         if ratio is None and base and chosen and name == result.quality:
             change = Text(numbers.difference(chosen.value - base.value, base.unit))
-        origin = Text(known.origin if known else "", style="dim")
-        table.add_row(Text(title(name)), _figure(base, gap, like), _figure(chosen, gap, like), change, origin)
+        words, *origin = with_origin(title(name), known.origin if known else "", width)
+        table.add_row(words, _figure(base, gap, like), _figure(chosen, gap, like), change, *origin)
     return table
 
 
-def _promises(result: Result, gap: str) -> Table | None:
+def promises(result: Result, width: int) -> Table | None:
+    """Return the table of promises as tested; None where there are none."""
     if not result.tests:
         return None
-    table = _table("Promises on the test split", "", ">base", ">trimmed", ">difference", "verdict")
+    gap = gap_at(width)
+    table = table_of("Promises on the test split", "", ">base", ">trimmed", ">difference", "verdict")
     families = [test.family for test in result.tests]
     for position, test in enumerate(result.tests):
         grouped = bool(test.family) and families.count(test.family) > 1
         if grouped and test.family not in families[:position]:
             table.add_row(Text(test.family))
         name = Text(f"  {test.slice}" if grouped else test.promise)
-        values = (numbers.quantity(value, test.unit) for value in (test.base, test.trimmed))
-        table.add_row(name, *values, _difference(test, gap), _outcome(test))
+        base = numbers.quantity(test.base, test.unit)
+        table.add_row(name, base, _trimmed(test, gap), _difference(test, gap), _outcome(test))
     return table
 
 
-def _difference(test: Outcome, gap: str) -> Text:
+def _trimmed(test: Outcome, gap: str) -> Text:
+    """Show the trimmed model's value, with its interval where the promise is about the value itself."""
     if test.absolute and test.trimmed is not None:
         return _figure(Value(test.trimmed, test.low, test.high, test.unit), gap)
+    return Text(numbers.quantity(test.trimmed, test.unit))
+
+
+def _difference(test: Outcome, gap: str) -> Text:
+    if test.absolute:
+        return Text(numbers.DASH, style="dim")
     ends = numbers.difference_interval(test.low, test.high, test.unit)
     shown = Text(numbers.difference(test.difference, test.unit))
     return shown.append(gap + ends, style="dim") if ends else shown
@@ -111,27 +174,29 @@ def _outcome(test: Outcome) -> Text:
     return shown.append(more, style="dim")
 
 
-def _candidates(result: Result) -> Table | None:
+def _candidates(result: Result, gap: str) -> Table | None:
     if not result.candidates:
         return None
     cost, quality = title(result.objective).lower() or "cost", title(result.quality).lower() or "quality"
-    table = _table("Candidates, predicted → measured", ">", "recipe", "status", f">{cost}", f">{quality}")
+    words = (word.replace(" ", gap) for word in (cost, quality))
+    table = table_of("Candidates, predicted → measured", ">", "recipe", "!status", *(f">{word}" for word in words))
     for candidate in result.ranked:
         kind = kind_of(result, candidate)
         what = Text(candidate.recipe or numbers.DASH)
         if candidate.reason:
             what.append(f"\n{candidate.reason}", style="dim")
-        readings = (_reading(result, candidate, name) for name in (result.objective, result.quality))
-        table.add_row(str(candidate.number), what, Text(kind, style=KINDS.get(kind, "")), *readings)
+        readings = (_reading(result, candidate, name, gap) for name in (result.objective, result.quality))
+        status = Text(kind.replace(" ", gap), style=KINDS.get(kind, ""))
+        table.add_row(str(candidate.number), what, status, *readings)
     return table
 
 
-def _reading(result: Result, candidate: Candidate, name: str) -> Text:
+def _reading(result: Result, candidate: Candidate, name: str, gap: str) -> Text:
     predicted, measured = candidate.predicted.get(name), candidate.figures.get(name)
     like = result.typical(name)
     before, after = (numbers.quantity(v.value, v.unit, like) if v else numbers.DASH for v in (predicted, measured))
     unit = numbers.scaled(like, measured.unit)[1] if like and measured else ""
-    return Text.assemble((before.removesuffix(unit).rstrip(), "dim"), f" → {after}")
+    return Text.assemble((before.removesuffix(unit).rstrip(), "dim"), f" →{gap}{after}")
 
 
 def _remarks(result: Result) -> Iterator[str]:

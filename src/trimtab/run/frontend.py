@@ -11,7 +11,9 @@ the model's; `labels`. numpy is all it takes, so a bundle needs neither the task
     {"op": "sequence", "inputs": [...], "output": X, "length": L}            lists -> float32 [n, T, D] and int64 [n]
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -27,19 +29,14 @@ def prepare(frontend: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Ar
     """Turn raw inputs, one row an example, into the model's inputs with a batch axis in front.
 
     Raises:
-        CorruptFile: a step that is unknown or incomplete.
+        CorruptFile: a step that is unknown, incomplete or malformed.
         DataError: an input that is absent, or does not fit.
     """
     values: dict[str, Any] = dict(raw)
-    for step in frontend.get("steps", ()):
-        operation = OPERATIONS.get(step.get("op", ""))
-        if operation is None:
-            raise CorruptFile(f"unknown frontend step {step.get('op')!r}{suggest(str(step.get('op')), OPERATIONS)}")
+    for step in steps_of(frontend):
         try:
-            operation(values, step)
-        except KeyError as error:
-            raise CorruptFile(f"frontend step {step['op']!r} has no {error}: {dict(step)}") from error
-        except ValueError as error:
+            OPERATIONS[step["op"]](values, step)
+        except (ValueError, TypeError, IndexError) as error:
             raise DataError(f"the inputs do not fit the step {step['op']!r}: {error}") from error
     return {name: np.ascontiguousarray(_taken(values, name)) for name in frontend.get("inputs") or values}
 
@@ -52,12 +49,89 @@ def raw_inputs(frontend: Mapping[str, Any]) -> list[str]:
     """
     raw: dict[str, None] = {}
     made: set[str] = set()
-    for step in frontend.get("steps", ()):
+    for step in steps_of(frontend):
         columns = [column["name"] for column in (*step.get("numeric", ()), *step.get("categorical", ()))]
         used = columns or step.get("inputs") or [step.get("input")]
         raw |= dict.fromkeys(name for name in used if name not in made)
         made |= {step[key] for key in ("output", "length") if key in step}
     return list(raw | dict.fromkeys(name for name in frontend.get("inputs", ()) if name not in made))
+
+
+def steps_of(frontend: Mapping[str, Any]) -> list[Step]:
+    """Return the steps; raises CorruptFile where one is unknown, lacks something or holds a value of another type."""
+    steps = frontend.get("steps", ())
+    if not _list(steps):
+        raise CorruptFile(f"the frontend's steps are no list: {steps!r}")
+    for step in steps:
+        op = step.get("op") if isinstance(step, Mapping) else step
+        if not isinstance(op, str) or not isinstance(step, Mapping) or op not in OPERATIONS:
+            raise CorruptFile(f"unknown frontend step {op!r}{suggest(str(op), OPERATIONS)}")
+        wanted = {name.rstrip("?"): (fits, name.endswith("?")) for name, fits in FIELDS[op].items()}
+        for name, (fits, optional) in wanted.items():
+            if name not in step and not optional:
+                raise CorruptFile(f"frontend step {op!r} has no {name!r}: {dict(step)}")
+            if name in step and not fits(step[name]):
+                raise CorruptFile(f"frontend step {op!r} cannot have {str(step[name])[:200]!r} as its {name!r}")
+    return list(steps)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _numbers_or_one(value: Any) -> bool:
+    return _number(value) or (_list(value) and all(map(_number, value)))
+
+
+def _several(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: _list(value) and all(map(fits, value))
+
+
+def _object(**wanted: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, Mapping) and all(name in value and fits(value[name]) for name, fits in wanted.items())
+    )
+
+
+def _dtype(value: Any) -> bool:
+    try:
+        return _text(value) and np.dtype(value).kind in "biuf"
+    except TypeError:
+        return False
+
+
+FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+    "shape": {"input": _text, "shape": _several(_whole)},
+    "channels": {"input": _text},
+    "scale": {
+        "input": _text,
+        "by?": _number,
+        "mean?": _numbers_or_one,
+        "std?": _numbers_or_one,
+        "axis?": _whole,
+        "length?": _text,
+    },
+    "cast": {"input": _text, "dtype": _dtype},
+    "columns": {
+        "output": _text,
+        "numeric": _several(_object(name=_text, mean=_number, std=_number)),
+        "categorical": _several(_object(name=_text, values=_several(_text))),
+    },
+    "sequence": {"inputs": _several(_text), "output": _text, "length": _text},
+}
+"""What each step holds and whether a value fits; a name with a ? may be left out."""
 
 
 def _taken(values: Mapping[str, Any], name: str) -> Any:
@@ -68,9 +142,30 @@ def _taken(values: Mapping[str, Any], name: str) -> Any:
 
 def _numbers(values: Mapping[str, Any], name: str, dtype: Any) -> Array:
     try:
-        return np.asarray(_taken(values, name), dtype=dtype)
-    except (ValueError, TypeError) as error:
+        given = np.asarray(_taken(values, name))
+        if given.dtype.kind == "c":
+            raise ValueError(f"it is {given.dtype}")
+        with np.errstate(over="ignore", invalid="raise"):
+            array = given.astype(dtype, copy=False)
+    except (ValueError, TypeError, OverflowError, FloatingPointError) as error:
         raise DataError(f"input {name!r} must hold numbers: {error}") from error
+    return _within(array, given, f"input {name!r}") if array.dtype.kind == "f" else array
+
+
+def _within(array: Array, before: Array, what: str) -> Array:
+    """Return the array; raises DataError that names the first row where a finite number became infinite."""
+    lost = np.isinf(array)
+    if lost.any():
+        lost &= np.isfinite(before.astype(np.float64))
+    if lost.any():
+        row = int(np.argmax(lost.reshape(len(lost), -1).any(axis=1))) if lost.ndim else 0
+        raise DataError(f"row {row}: {what} holds a number too large for {array.dtype}; scale it, or leave the row out")
+    return array
+
+
+def _float32(array: Array, what: str) -> Array:
+    with np.errstate(over="ignore"):
+        return _within(array.astype(np.float32), array, what)
 
 
 def _shape(values: dict[str, Any], step: Step) -> None:
@@ -87,13 +182,16 @@ def _channels(values: dict[str, Any], step: Step) -> None:
 
 
 def _scale(values: dict[str, Any], step: Step) -> None:
-    array = _numbers(values, step["input"], np.float32) * np.float32(step.get("by", 1))
+    given = _numbers(values, step["input"], np.float32)
+    with np.errstate(over="ignore"):
+        array = given * np.float32(step.get("by", 1))
     shape = [1] * array.ndim
     if "axis" in step:
         shape[step["axis"]] = -1
     mean, std = (np.asarray(step.get(k, d), np.float32) for k, d in (("mean", 0), ("std", 1)))
     try:
-        array = (array - mean.reshape(shape)) / std.reshape(shape)
+        with np.errstate(all="ignore"):
+            array = _within((array - mean.reshape(shape)) / std.reshape(shape), given, f"input {step['input']!r}")
     except ValueError as error:
         raise DataError(f"{step['input']} does not fit the scale learnt in training: {error}") from error
     if "length" in step:
@@ -113,7 +211,7 @@ def _columns(values: dict[str, Any], step: Step) -> None:
         if not np.isfinite(numbers).all():
             row = int(np.argmin(np.isfinite(numbers)))
             raise DataError(f"column {column['name']!r} has no number in row {row}; fill it in or leave the row out")
-        parts.append(((numbers - column["mean"]) / column["std"])[:, None])
+        parts.append(_float32((numbers - column["mean"]) / column["std"], f"column {column['name']!r}")[:, None])
     for column in step["categorical"]:
         words = np.asarray(_taken(values, column["name"])).astype(str)
         parts.append(words[:, None] == np.asarray(column["values"], dtype=str))
@@ -136,7 +234,8 @@ def _sequence(values: dict[str, Any], step: Step) -> None:
 
 def _joined(parts: Sequence[Any], number: int, names: Sequence[str]) -> Array:
     try:
-        row = np.stack([np.asarray(part, dtype=np.float32) for part in parts], axis=-1)
+        with np.errstate(over="ignore"):
+            row = np.stack([np.asarray(part, dtype=np.float32) for part in parts], axis=-1)
     except (ValueError, TypeError) as error:
         raise DataError(f"row {number}: {', '.join(names)} must be lists of numbers of one length: {error}") from error
     if not row.size or not np.isfinite(row).all():

@@ -29,7 +29,7 @@ def drive(model: Model, session: Session, inputs: Values) -> Outputs:
     stage that answered each row. A part whose batch axis is fixed runs in pieces of that size.
 
     Raises:
-        DataError: an input is missing or has a shape that the part does not take.
+        DataError: an input is missing, or has a type or shape that the part does not take.
     """
     program = model.program
     entry = _entry(program)
@@ -68,7 +68,10 @@ def _call(model: Model, session: Session, part: str, values: Values) -> Outputs:
 def _fit(part: str, spec: TensorSpec, values: Values) -> NDArray[Any]:
     if spec.name not in values:
         raise DataError(f"part {part!r} takes {spec.name}; it got {', '.join(sorted(values)) or 'nothing'}")
-    array = np.asarray(values[spec.name], dtype=spec.dtype)
+    try:
+        array = np.asarray(values[spec.name], dtype=spec.dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"part {part!r} takes {spec.name} as {spec.dtype}: {error}") from error
     fixed = [(want, got) for want, got in zip(spec.shape, array.shape, strict=False) if isinstance(want, int)]
     if array.ndim != len(spec.shape) or any(want != got for want, got in fixed):
         raise DataError(f"part {part!r} takes {spec.name} {list(spec.shape)}; it got {list(array.shape)}")

@@ -68,18 +68,22 @@ class Data:
         rows = np.asarray(np.stack(list(lacking.values())).any(axis=0))
         first = int(np.argmax(rows))
         where = next((place for place, mask in lacking.items() if mask[first]), "")
-        return rows, f"row {self.ids[first]}: {where} is missing or not a finite number"
+        return rows, f"row {self.ids[first]}: {where} is missing or not a finite number (float32 ends at 3.4e38)"
 
 
 def absent(array: Array) -> Array:
-    """Tell for each row whether a value in it is NaN, infinite, blank or None: bool[n]."""
+    """Tell for each row whether a value in it is NaN, infinite (also as float32), blank or None: bool[n]."""
     if array.dtype.kind == "f":
-        return np.asarray(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+        return np.asarray(~_finite(array).reshape(len(array), -1).all(axis=1))
     if array.dtype.kind == "U":
         return np.asarray(np.char.strip(array) == "")
     if array.dtype.kind == "O":
-        return np.array([row is None or not len(row) or not np.isfinite(row).all() for row in array], dtype=bool)
+        return np.array([row is None or not len(row) or not _finite(row).all() for row in array], dtype=bool)
     return np.zeros(len(array), dtype=bool)
+
+
+def _finite(array: Array) -> NDArray[np.bool_]:
+    return np.asarray(np.abs(array) <= np.finfo(np.float32).max)
 
 
 def encoded(values: Array, kind: str = "") -> tuple[Array, tuple[str, ...]]:
@@ -101,7 +105,8 @@ def encoded(values: Array, kind: str = "") -> tuple[Array, tuple[str, ...]]:
     if kind == "regression":
         if values.dtype.kind == "U":
             raise DataError(f"a regression needs numbers as its target, got text such as {str(values[0])!r}")
-        return values.astype(np.float32), ()
+        with np.errstate(over="ignore"):
+            return values.astype(np.float32), ()
     if values.ndim != 1:
         raise DataError(f"a classification needs one class a row, got targets of the shape {list(values.shape)}")
     known, codes = np.unique(values[present], return_inverse=True)

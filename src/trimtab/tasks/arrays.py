@@ -37,6 +37,9 @@ class Arrays(Labelled):
         inputs = {name: array for name, array in arrays.items() if name not in OTHERS and name[:6] != "slice_"}
         if not inputs or any(array.ndim == 0 for array in arrays.values()):
             raise DataError(f"{self.path} must hold an input, and arrays with one row an example; has {shapes(arrays)}")
+        for name, array in inputs.items():
+            if array.dtype.kind not in "biuf":
+                raise DataError(f"{self.path}: array {name!r} is {array.dtype}; give numbers")
         count = len(next(iter(inputs.values())))
         for name, array in arrays.items():
             if name != "labels" and name[:6] != "split_" and len(array) != count:

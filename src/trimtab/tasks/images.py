@@ -22,6 +22,8 @@ from trimtab.tasks._labelled import Labelled
 from trimtab.values.task import SPLITS
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+LARGEST = 4096
+"""Height and width to which images may be resized."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Images(Labelled):
     path: str = ""
     """A folder with a folder of images for each class."""
     resize: int = 0
-    """Height and width in pixels; 0 leaves images as they are, and then they must all be of one size."""
+    """Height and width in pixels, up to 4096; 0 leaves images as they are, and then they must all be of one size."""
     grayscale: bool = False
     """Turn colours into one channel."""
     shift: float = 0.0
@@ -40,6 +42,11 @@ class Images(Labelled):
     """Training images turn by up to so many degrees."""
     flip: bool = False
     """Training images are mirrored, left to right, half of the time."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.resize <= LARGEST:
+            raise ValueError(f"resize takes 0 to {LARGEST} pixels, got {self.resize}")
 
     @property
     def augmentation(self) -> Mapping[str, Any]:
@@ -83,9 +90,9 @@ class Images(Labelled):
                 warnings.simplefilter("error")
                 with Image.open(file) as opened:
                     image = opened.convert("L" if self.grayscale else "RGB")
-        except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
+                return np.asarray(image.resize((self.resize, self.resize)) if self.resize else image)
+        except (OSError, SyntaxError, ValueError, MemoryError, Warning, Image.DecompressionBombError) as error:
             raise DataError(f"{file} is no image that can be read: {error}") from error
-        return np.asarray(image.resize((self.resize, self.resize)) if self.resize else image)
 
 
 def _steps(train: Mapping[str, Array]) -> tuple[Step, ...]:

@@ -218,12 +218,12 @@ def _encoder(program: Program) -> list[str]:
 
 def _check_frontend(frontend: Any) -> Mapping[str, Any]:
     """Return the frontend if its lists are lists; what a step holds is looked at where it is carried out."""
-    kinds = {"steps": lambda value: isinstance(value, list), "inputs": _texts, "labels": _texts}
-    for name, fits in kinds.items():
-        if name in frontend and not fits(frontend[name]):
-            raise TypeError(f"{name!r} of its frontend cannot be {frontend[name]!r}")
     if not isinstance(frontend, Mapping):
         raise TypeError(f"its frontend cannot be {frontend!r}")
+    for name in ("steps", "inputs", "labels"):
+        value = frontend.get(name, [])
+        if not isinstance(value, list) or (name == "inputs" and not _texts(value)):
+            raise TypeError(f"{name!r} of its frontend cannot be {value!r}")
     return frontend
 
 

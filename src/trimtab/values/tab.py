@@ -87,7 +87,9 @@ def read_tab(path: Path) -> Records:
         except (ValueError, RecursionError) as error:
             raise CorruptFile(f"{path} line {number} is not JSON: {error}; {MEND}") from error
         if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
-            raise CorruptFile(f"{path} line {number} is no record of a run: {line[:80].decode(errors='replace')}; {MEND}")
+            raise CorruptFile(
+                f"{path} line {number} is no record of a run: {line[:80].decode(errors='replace')}; {MEND}"
+            )
         lines.append(record)
     return Records(tuple(lines), torn)
 
