@@ -24,6 +24,7 @@ def store(tmp_path_factory):
     return Store(tmp_path_factory.mktemp("store"))
 
 
+@pytest.mark.slow
 def test_text_or_a_task_of_ones_own_give_the_same_choice(tmp_path, store):
     shared = {"within": "2m", "objective": "size", "train": False, "store": store}
     by_text = trimtab.trim("null:linear", TOY, PROMISE, tmp_path / "a", tries="narrow(32) @ null", **shared)
@@ -36,6 +37,7 @@ def test_text_or_a_task_of_ones_own_give_the_same_choice(tmp_path, store):
         assert bundle.predict(np.zeros((2, 64), np.float32))["output"].shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_a_result_without_a_bundle_says_none():
     assert Result({**finished_run().document, "bundle": ""}).bundle is None
 

@@ -76,6 +76,7 @@ def test_a_promise_not_kept_exits_with_3(trimtab):
     assert json.loads(out)["verdict"] in ("INFEASIBLE", "UNDECIDED")
 
 
+@pytest.mark.slow
 def test_a_candidate_that_answers_no_numbers_is_left_out(trimtab):
     tries = ("--try", "narrow(0) @ null", "--promise", "log_loss <= base * 1.05")
     status, out, _ = trimtab(*TRIM, *tries, "--out", "x", "--json")
@@ -87,6 +88,7 @@ def test_a_candidate_that_answers_no_numbers_is_left_out(trimtab):
     assert "log_loss" not in figures
 
 
+@pytest.mark.slow
 def test_a_figure_that_is_no_number_does_not_end_the_run(trimtab):
     lax = (
         "--promise",
@@ -343,6 +345,7 @@ def test_a_corrupt_store_entry_is_rebuilt(trimtab, cache):
     assert (Path("a/main/weights.npz").read_bytes()) == Path("b/main/weights.npz").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_wrong_word_does_not_hold_the_run_folder(trimtab):
     complaint(trimtab(*TRIM, "--out", "x", "--on", "her"), 2)
     assert trimtab(*TRIM, "--out", "x")[0] == 0

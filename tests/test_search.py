@@ -114,7 +114,7 @@ def test_thin_takes_from_the_middle():
 
 TASK = open_task("toy(examples=90)")
 FACTS = Facts("null", 195, 192, {"linear": 1}, weight_bits=64)
-NAMES = iter(range(10**9))
+NAMES = iter(range(1, 10**9))
 
 
 def trial(cost: float, likely: float, status="measured", **figures) -> Trial:

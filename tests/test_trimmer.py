@@ -135,6 +135,7 @@ def test_another_request_does_not_fit_into_the_folder(finished, store):
         run(request(seed=1), Path(finished.document["run"]), store=store)
 
 
+@pytest.mark.slow
 def test_other_data_behind_the_same_words_does_not_fit_into_the_folder(tmp_path, store):
     rng = np.random.default_rng(0)
 
@@ -214,6 +215,7 @@ def test_a_worker_that_fails_is_a_reason_not_the_end(tmp_path, store, fault):
     assert line["reason"]
 
 
+@pytest.mark.slow
 def test_passing_faults_are_tried_again_and_verdicts_are_not(tmp_path, store):
     out = tmp_path / "x"
     tries = ("shrink(mode='memory') @ null", "shrink(mode='error') @ null")
@@ -248,6 +250,7 @@ def test_nothing_beats_the_base(tmp_path, store):
     assert "keep the base" in result.document["sentence"]
 
 
+@pytest.mark.slow
 def test_too_short_a_time_says_so(tmp_path, store):
     with pytest.raises(UsageError, match="too short"):
         run(request(within_s=0.01), tmp_path / "x", store=store)
@@ -283,6 +286,7 @@ def test_wrong_requests_are_one_clear_line(tmp_path, store, change, error, said)
         run(replace(request(), **change), tmp_path / "x", store=store)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, store):
     small = tmp_path / "small"
     small.mkdir()

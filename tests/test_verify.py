@@ -251,6 +251,7 @@ def test_more_confidence_is_harder_to_reach():
     assert verdicts == ["PASS", "PASS", "UNDECIDED"]
 
 
+@pytest.mark.slow
 def test_accuracy_errs_at_most_one_time_in_twenty():
     @functools.cache
     def passes(lost, won):
@@ -280,7 +281,7 @@ def test_a_rare_class_that_happened_to_lose_nothing_proves_nothing():
     task = open_task("toy(examples=90)")
     rng = np.random.default_rng(0)
     passed = 0
-    for _ in range(40):
+    for _ in range(12):
         targets = np.concatenate([np.zeros(10), 1 + np.arange(1990) % 2]).astype(int)
         base = targets.copy()
         trimmed = np.where((targets == 0) & (rng.random(2000) < 0.1), 1, targets)
@@ -288,4 +289,4 @@ def test_a_rare_class_that_happened_to_lose_nothing_proves_nothing():
         examples = tuple(Example(str(i), {}, int(t)) for i, t in enumerate(targets))
         judgements = judge([Promise.parse("recall_macro >= base - 0.02")], Evidence(task, examples, *rows), 0.95)
         passed += judgements[0].verdict == "PASS"
-    assert passed <= 2
+    assert passed == 0

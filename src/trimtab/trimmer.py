@@ -198,9 +198,7 @@ def recorded(tab: Tab, kind: str, **types: type) -> Mapping[str, Any] | None:
     records = tab.read().of(kind)
     for name, wanted in types.items() if records else ():
         if not isinstance(records[-1].get(name), wanted):
-            raise CorruptFile(
-                f"{tab.path} has a {kind!r} record without {name}; remove the folder, or choose another --out"
-            )
+            raise CorruptFile(f"{tab.path} has a {kind!r} record without {name}; {MEND}")
     return records[-1] if records else None
 
 

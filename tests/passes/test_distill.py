@@ -33,6 +33,7 @@ def accuracy(model, view):
     return evaluate(artefact.load(model.main), view, "validation", view.task.metric("accuracy"))
 
 
+@pytest.mark.slow
 def test_a_pruned_net_comes_back_to_the_base(base, view, tmp_path):
     cut = Prune(0.5).apply(base, Context(view, tmp_path / "cut", HERE))
     context = Context(view, tmp_path / "out", HERE, base=base)

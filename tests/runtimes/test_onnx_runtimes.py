@@ -69,7 +69,7 @@ def test_settings_are_checked():
         Step.parse("onnxruntime(level=most)").build(OnnxRuntime)
     with pytest.raises(RecipeError, match="hint is latency or throughput"):
         Step.parse("openvino(hint=speed)").build(OpenVino)
-    with pytest.raises(RecipeError, match="threads is at least 1"):
+    with pytest.raises(RecipeError, match="threads is from 1 to"):
         Step.parse("openvino(0)").build(OpenVino)
 
 
