@@ -260,9 +260,11 @@ def _list(words: argparse.Namespace) -> int:
     from trimtab.values.registry import registry
 
     if words.kind == "machines":
-        document: dict[str, Any] = {name: machines.load(name).to_json() for name in ("here", *machines.names())}
-        document = {words.name: machines.load(words.name).to_json()} if words.name else document
-        document = document if words.json or words.name else dict.fromkeys(document, "")
+        names = (words.name,) if words.name else ("here", *machines.names())
+        facts = {name: machines.load(name) for name in names}
+        document: dict[str, Any] = {name: machine.to_json() for name, machine in facts.items()}
+        if not words.json and not words.name:
+            document = {name: machine.summary for name, machine in facts.items()}
     elif words.name:
         document = {words.name: describe(words.kind, words.name)}
     else:

@@ -41,5 +41,6 @@ class Request:
                 words += [flag, value]
         words += ["--for", self.objective, "--on", self.on, "--within", f"{self.within_s:g}s", "--out", out]
         words += ["--seed", str(self.seed), "--confidence", f"{self.confidence:g}"]
+        words += ["--memory", f"{self.memory_limit_mb:g}"] if self.memory_limit_mb else []
         flags = [*([] if self.train else ["--no-train"]), *(["--trust"] if self.trust else [])]
         return shlex.join([*words, *flags])

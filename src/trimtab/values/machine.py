@@ -35,6 +35,12 @@ class Machine:
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where each of the facts comes from."""
 
+    @property
+    def summary(self) -> str:
+        """The facts in one line."""
+        price = f", {self.usd_per_hour:g} USD an hour" if self.usd_per_hour else ""
+        return f"{self.cores} cores, {self.idle_w:g} to {self.full_w:g} W{price}; {', '.join(self.isa) or 'no vectors'}"
+
     def to_json(self) -> dict[str, Any]:
         """Return the facts as a JSON object."""
         return asdict(self)
