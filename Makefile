@@ -12,7 +12,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest -n 2
 
 quick: .venv/ready
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 check: .venv/ready
 	scripts/check

@@ -69,6 +69,7 @@ def test_trim_prints_one_document_and_progress_elsewhere(trimtab, tmp_path):
     assert "PASS" in trimtab(*TRIM, "--out", "x")[1]
 
 
+@pytest.mark.slow
 def test_a_promise_not_kept_exits_with_3(trimtab):
     words = ("--promise", "accuracy >= base - 0.012", "--limit", "size_mb <= 0.00074", "--out", "x", "--json")
     status, out, _ = trimtab(*TRIM, "--try", "narrow(8) @ null", *words)
@@ -369,6 +370,7 @@ def test_a_second_process_is_told_to_wait(trimtab, tmp_path):
         assert "in use by another trimtab process" in complaint(trimtab(*TRIM, "--out", "x", "--json"), 1)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_one_clear_line(trimtab, monkeypatch):
     monkeypatch.setattr(measure, "open_worker", lambda *words: open_worker(*words[:4], seconds=1.0))
     told = trimtab("measure", "@ null(fail='hang')", "null:linear", TOY, "--json")
@@ -424,6 +426,7 @@ def test_errors_of_ours_keep_their_traceback(trimtab, monkeypatch):
         trimtab(*TRIM)
 
 
+@pytest.mark.slow
 def test_the_seed_of_verify_is_the_bundles(trimtab, monkeypatch):
     seen = []
     monkeypatch.setattr(cli, "workshop", lambda words: seen.append(words.seed) or contextlib.nullcontext())

@@ -102,6 +102,7 @@ def test_a_race_takes_blocks_and_contestants(probe):
         race([], Latency())
 
 
+@pytest.mark.slow
 def test_workers_race(make_null, machine, probe):
     probe = replace(probe, seconds=0.01)
     opened = [open_worker(make_null(), Null(delay_ms=ms), machine) for ms in (4, 1)]

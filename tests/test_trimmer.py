@@ -153,6 +153,7 @@ def test_other_data_behind_the_same_words_does_not_fit_into_the_folder(tmp_path,
     assert json.loads((tmp_path / "x" / "result.json").read_text()) == first.document
 
 
+@pytest.mark.slow
 def test_a_limit_may_name_a_meter_and_a_lost_base_is_opened_again(tmp_path, store, monkeypatch):
     from trimtab.search import Search
 
@@ -195,7 +196,8 @@ def test_a_second_process_is_refused(tmp_path, store):
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("mode", ["bug", *(pytest.param(m, marks=SLOW) for m in ("error", "slow", "memory"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["bug", "error", "slow", "memory"])
 def test_a_candidate_that_fails_is_a_reason_not_the_end(tmp_path, store, mode):
     result = run(request(tries=(f"shrink(mode='{mode}') @ null",)), tmp_path / "x", store=store)
     assert result.verdict == "PASS"
@@ -236,6 +238,7 @@ def cut_after_candidates(out: Path) -> None:
     (out / "result.json").unlink()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_keep_the_promise_is_infeasible(tmp_path, store):
     only_bad = request(tries=("shrink(8) @ null",), limits=("size_mb <= 0.00074",))
     result = run(only_bad, tmp_path / "x", store=store)
@@ -244,6 +247,7 @@ def test_a_model_that_cannot_keep_the_promise_is_infeasible(tmp_path, store):
     assert "shrink" in result.document["sentence"] or "keep the base" in result.document["sentence"]
 
 
+@pytest.mark.slow
 def test_nothing_beats_the_base(tmp_path, store):
     result = run(request(objective="parameters"), tmp_path / "x", store=store)
     assert result.verdict == "BASE"

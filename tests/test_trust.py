@@ -76,6 +76,7 @@ def trimtab_passes(text: str):
     return bind(text).passes
 
 
+@pytest.mark.slow
 def test_a_torch_bundle_loads_in_a_process_that_named_its_code_or_trusts_it(tmp_path, shop):
     from trimtab.pack import pack
     from trimtab.recipe import bind_runtime

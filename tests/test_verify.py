@@ -276,6 +276,7 @@ def test_log_loss_errs_at_most_one_time_in_twenty():
     assert 0.02 < wrong / 1500 <= 0.055
 
 
+@pytest.mark.slow
 def test_a_rare_class_that_happened_to_lose_nothing_proves_nothing():
     """Ten examples of a class cannot show a loss of a tenth of them, and the bootstrap must not say they do."""
     task = open_task("toy(examples=90)")

@@ -46,6 +46,7 @@ def test_the_walk_reads_no_further_than_its_first_failure():
     assert fixed_sequence([]) is None
 
 
+@pytest.mark.slow
 def test_best_of_fifty_bad_ones():
     """Fifty candidates, each exactly too bad: picked naively most searches 'prove' one; walked, 5% do."""
     rng = np.random.default_rng(0)

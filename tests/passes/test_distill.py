@@ -48,6 +48,7 @@ def test_a_pruned_net_comes_back_to_the_base(base, view, tmp_path):
     assert artefact.edited(recovered.main) == artefact.edited(cut.main)
 
 
+@pytest.mark.slow
 def test_needs_one_torch_network_as_teacher(base, view, tmp_path):
     with pytest.raises(Refused, match="needs a base that is one torch network, to be the teacher; got none"):
         Distill().apply(base, Context(view, tmp_path, HERE))
