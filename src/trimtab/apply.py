@@ -64,7 +64,7 @@ class Workshop:
     trust: bool = False
     """Whether model folders may run code that only they name."""
     progress: Callable[[str, float], None] = field(default=quiet)
-    _fingerprints: dict[str, str] = field(default_factory=dict, repr=False)
+    _fingerprints: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def view(self) -> TaskView:
@@ -209,7 +209,7 @@ class Workshop:
     def _inputs(self) -> Any:
         example = self.view.split("train")[0]
         shapes = {name: [str(array.dtype), list(array.shape)] for name, array in example.inputs.items()}
-        return [shapes, list(self.task.labels), dict(self.task.frontend()), self.task.fingerprint("train")]
+        return [shapes, list(self.task.labels), dict(self.task.frontend()), self.fingerprint("train")]
 
 
 TRAINING = frozenset({"fit", "structure", "recover"})

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.apply import Workshop
-from trimtab.errors import PromiseError, UsageError
+from trimtab.errors import PromiseError
 from trimtab.measure import Bench, choose_runtime
 from trimtab.pack import check
 from trimtab.recipe import bind_runtime
 from trimtab.values.promise import Promise
-from trimtab.verify import judge, overall
+from trimtab.verify import check_confidence, judge, overall, reopened
 
 
 def verify_bundle(
@@ -24,8 +24,7 @@ def verify_bundle(
         CorruptFile: the bundle has changed.
         PromiseError: a promise that does not parse or fit, or none at all.
     """
-    if not 0.5 < confidence < 1:
-        raise UsageError(f"confidence is between 0.5 and 1, got {confidence:g}; 0.95 is usual")
+    check_confidence(confidence)
     about = check(folder)
     texts = list(promises) or list(about.get("promise", []))
     if not texts:
@@ -37,18 +36,15 @@ def verify_bundle(
     trimmed, runtime = workshop.open(str(folder / "model")), bind_runtime(about["runtime"])
     with Bench(workshop, base, choose_runtime(base, workshop), confidence) as bench:
         bench.rows(trimmed, None, runtime, "validation")  # what cannot be scored at all must not open the test split
-        openings = workshop.store.count_opening(workshop.task.fingerprint("test"), str(folder))
+        openings = workshop.store.count_opening(workshop.fingerprint("test"), str(folder))
         bench.unseal()
         rows, _ = bench.rows(trimmed, None, runtime, "test")
         evidence = bench.evidence(rows, "test")
     judgements = judge(wanted, evidence, confidence)
     verdict = overall(judgements)
-    again = (
-        "" if openings == 1 else f"; this test split was opened {openings} times, the certificate holds for the first"
-    )
     return {
         "verdict": verdict,
-        "sentence": f"{verdict} at {confidence:.0%}: {' and '.join(texts)}{again}.",
+        "sentence": f"{verdict} at {confidence:.0%}: {' and '.join(texts)}.{reopened(openings)}",
         "bundle": str(folder),
         "artefact": about["artefact"],
         "promises": [judgement.to_json() for judgement in judgements],

@@ -119,7 +119,7 @@ class Costs:
     load: Mapping[str, float]
 
 
-def best_runtime(made: Made, choices: Sequence[Runtime], workshop: Workshop, objective: str = "latency_ms") -> Runtime:
+def best_runtime(made: Made, choices: Sequence[Runtime], workshop: Workshop, objective: str) -> Runtime:
     """Race the settings of the base's own runtime for what is to be made cheap, and return the best of them.
 
     For a figure that is read once, such as the size, it is the fastest at batch 1.

@@ -17,7 +17,7 @@ from trimtab.request import Request
 from trimtab.search import WORTH_TRYING, Search, Trial
 from trimtab.values.figure import Figure
 from trimtab.values.task import SPLITS
-from trimtab.verify import Evidence, Judgement, overall
+from trimtab.verify import Evidence, Judgement, overall, reopened
 
 FLIPS_SHOWN = 50
 GAINS = {"latency_ms": "faster", "size_mb": "smaller", "throughput_per_s": "the throughput"}
@@ -56,9 +56,8 @@ class Outcome:
         """The one timed, if its fresh figures are within the limits and cheaper than a base that is within them too."""
         if self.timed is None or self.search.aim.beyond(self.timed.figures):
             return None
-        return (
-            self.timed if _beyond_doubt(self._gain) or self.search.aim.beyond(self.search.bench.base_figures) else None
-        )
+        base_out = self.search.aim.beyond(self.search.bench.base_figures)
+        return self.timed if base_out or _beyond_doubt(self._gain) else None
 
     @property
     def _gain(self) -> Figure:
@@ -114,8 +113,8 @@ class Outcome:
         if self.winner is not None:
             gains = ", ".join(self._gains(self.winner))
             tried = f"{len(self.search.trials)} candidate{'s' if len(self.search.trials) > 1 else ''}"
-            again = f" {reopened(self.winner.openings)}" if self.winner.openings > 1 else ""
-            return f"Certified at {sure}: {promise}. The cheapest found of {tried} is {gains}.{again}"
+            found = f"Certified at {sure}: {promise}. The cheapest found of {tried} is {gains}."
+            return found + reopened(self.winner.openings)
         if self.verdict == "UNDECIDED":
             more = max((j.more_examples or 0 for j in self.tested[0].judgements), default=0)
             hint = f"; about {more} more test examples would decide" if more else ""
@@ -181,7 +180,7 @@ class Outcome:
     def conditions(self) -> dict[str, Any]:
         """Return what else must be known to repeat or to doubt the figures."""
         task, workshop = self.search.workshop.task, self.search.workshop
-        splits = {name: {"n": len(task.split(name)), "sha256": task.fingerprint(name)} for name in SPLITS}
+        splits = {name: {"n": len(task.split(name)), "sha256": workshop.fingerprint(name)} for name in SPLITS}
         return {
             "machine": workshop.machine.to_json(),
             "versions": {"python": platform.python_version(), **versions(LIBRARIES)},
@@ -248,11 +247,6 @@ class Outcome:
 
 def _beyond_doubt(ratio: Figure) -> bool:
     return ratio.low > 1 if ratio.low is not None else ratio.value > LEAST_GAIN
-
-
-def reopened(openings: int) -> str:
-    """Say what opening a test split more than once means."""
-    return f"This test split was opened {openings} times; the certificate is exact for the first."
 
 
 def _map(figures: Mapping[str, Figure]) -> dict[str, Any]:

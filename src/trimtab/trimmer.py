@@ -38,14 +38,13 @@ from trimtab.values.promise import Limit, Promise
 from trimtab.values.store import Store, write_atomically
 from trimtab.values.tab import MEND, TAB_FILE, Tab
 from trimtab.values.task import SPLITS, Task
-from trimtab.verify import decidable, judge, overall
+from trimtab.verify import check_confidence, decidable, judge, overall
 
 REQUEST_FILE, RESULT_FILE, BUNDLE = "run.json", "result.json", "bundle"
 RESERVE, RESERVE_S = 0.2, 20.0
 """Share of the time, and seconds (at most half of it), kept back for verification and the fresh timing."""
 
 
-@dataclass
 class Progress:
     """What to tell while a run goes on; every method may be called often. This one stays silent."""
 
@@ -100,8 +99,7 @@ def check_request(request: Request, task: Task | None = None) -> tuple[Task, Aim
     """Check what can be checked before any work: names, directions, limits, recipes, what the data can decide."""
     if not request.promises:
         raise PromiseError("trim needs a promise, as in --promise 'accuracy >= base - 0.01'")
-    if not 0.5 < request.confidence <= 0.999:
-        raise UsageError(f"confidence is between 0.5 and 0.999, got {request.confidence:g}; 0.95 is usual")
+    check_confidence(request.confidence)
     known = axes()
     objective = known.figure(request.objective)
     limits = tuple(Limit.parse(text) for text in request.limits)
@@ -377,9 +375,8 @@ def _verify(run: Run, search: Search, order: list[Trial]) -> list[Tested]:
     tested: list[Tested] = []
     if not order:
         return tested
-    bench, task = search.bench, run.workshop.task
-    bench.unseal()
-    split = task.fingerprint("test")
+    search.bench.unseal()
+    split = run.workshop.fingerprint("test")
     known = recorded(run.tab, "opening", count=int)
     openings = known["count"] if known else run.workshop.store.count_opening(split, str(run.out))
     if not known:

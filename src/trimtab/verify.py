@@ -9,7 +9,7 @@ are tested in an order frozen beforehand, from mild to bold, up to the first tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from trimtab.errors import PromiseError
+from trimtab.errors import PromiseError, UsageError
 from trimtab.maths.bootstrap import Bootstrap, Resampling, bca
 from trimtab.maths.intervals import clopper_pearson, never_seen_bound
 from trimtab.maths.noninferiority import noninferior
@@ -270,11 +270,17 @@ def _more_for_spread(room: float, reach: float, n: int) -> int | None:
     return max(1, math.ceil(n * (reach / room) ** 2) - n)
 
 
-def quality_values(task: Task, rows: Floats, base: Floats) -> Mapping[str, float]:
-    """Return each metric's value on score rows [n, k], agreement against the base's rows."""
-    whole = np.ones((1, len(rows)))
-    both = np.hstack([rows, base])
-    return {metric.name: float(metric.reduce(both if metric.paired else rows, whole)[0]) for metric in task.metrics}
+def check_confidence(confidence: float) -> None:
+    """Raise UsageError for a confidence that the tests cannot give."""
+    if not 0.5 < confidence <= 0.999:
+        raise UsageError(f"confidence is between 0.5 and 0.999, got {confidence:g}; 0.95 is usual")
+
+
+def reopened(openings: int) -> str:
+    """Say what opening a test split more than once means; nothing where it was opened once."""
+    if openings <= 1:
+        return ""
+    return f" This test split was opened {openings} times; the certificate is exact for the first."
 
 
 def decidable(task: Task, promises: Iterable[Promise], confidence: float) -> list[dict[str, Any]]:
