@@ -8,21 +8,25 @@ share its work, and a killed run goes on.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trimtab.errors import DataError, Refused, UsageError
-from trimtab.passes import Context, Pass, quiet
-from trimtab.recipe import Recipe, bind, check_formats, split_model
+from trimtab.passes import Context, Pass, Statistics, quiet
+from trimtab.recipe import Recipe, available, bind, check_formats, split_model
 from trimtab.runtimes import Runtime
 from trimtab.sources import Source
 from trimtab.values.machine import Machine
@@ -163,6 +167,7 @@ class Workshop:
                 threads=self.threads,
                 deadline=self.deadline,
                 keep=self.store.keep(key),
+                statistics=self.statistics(made, step.needs),
                 progress=self.progress,
             )
             model = gather(step.apply(made.model, context), scratch)
@@ -172,6 +177,35 @@ class Workshop:
         self.store.drop_kept(key)
         trained = result.seconds if step.stage in TRAINING else 0.0
         return replace(result, seconds=made.seconds + result.seconds, trained_seconds=made.trained_seconds + trained)
+
+    def statistics(self, made: Made, needs: frozenset[str]) -> Statistics:
+        """Return statistics of a model; the first pass that asks gathers in one run what all of the format need.
+
+        They are kept in the store under the model, the training data, the seed and the libraries.
+        """
+        collector = COLLECTORS.get(made.model.format)
+        if not needs or collector is None:
+            return {}
+        kinds, _ = available("passes")
+        takers = (kind for kind in kinds.values() if made.model.format in kind.formats)  # type: ignore[attr-defined]
+        wanted = needs.union(*(kind.needs for kind in takers))  # type: ignore[attr-defined]
+        module = importlib.import_module(collector)
+        asked = sorted(wanted & set(module.KINDS))
+        uses = {use: self._use(use, None) for use in ("seed", "train")}
+        key = digest("statistics", made.key, asked, uses, versions(LIBRARIES))
+
+        def build(scratch: Path) -> None:
+            self.progress("calibrating", 0.0)
+            found = module.collect(made.model, self.view, asked, self.seed, self._check_time)
+            for kind, arrays in found.items():
+                np.savez(scratch / f"{kind}.npz", **{name.replace("/", SLASH): value for name, value in arrays.items()})
+
+        folder = self.store.get(key) or self.store.make(key, build)
+        return {path.stem: _arrays(path) for path in sorted(folder.glob("*.npz"))}
+
+    def _check_time(self) -> None:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise TimeoutError("the time given to this step is over")
 
     def _made(self, key: str, build: Callable[[Path], None]) -> Made:
         start = time.monotonic()
@@ -214,6 +248,16 @@ class Workshop:
 
 TRAINING = frozenset({"fit", "structure", "recover"})
 """Stages whose passes fit weights or need passes that do: what `--no-train` leaves out."""
+
+COLLECTORS: Mapping[str, str] = {"torch": "trimtab.fit.statistics", "onnx": "trimtab.run.onnx_statistics"}
+"""Format -> module whose `collect(model, view, kinds, seed, check_time)` gathers the `KINDS` of statistics it names."""
+SLASH = "|"
+"""Stands for "/" in the names of arrays on disk."""
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name.replace(SLASH, "/"): file[name] for name in file.files}
 
 
 def check_frontend(model: Model, task: Task, folder: Path) -> None:

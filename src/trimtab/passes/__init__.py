@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
@@ -19,9 +19,15 @@ from trimtab.values.model import Model
 from trimtab.values.notation import show
 from trimtab.values.task import TaskView
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 Stage = Literal["fit", "structure", "recover", "export", "precision"]
 STAGES: tuple[Stage, ...] = ("fit", "structure", "recover", "export", "precision")
 Use = Literal["train", "validation", "base", "seed", "machine"]
+
+Statistics: TypeAlias = "Mapping[str, Mapping[str, NDArray[Any]]]"
+"""Kind of statistic -> `part/layer` -> array, as one run over calibration data gives it."""
 
 
 def quiet(what: str, share: float) -> None:
@@ -46,6 +52,8 @@ class Context:
     """A `time.monotonic()` past which the pass should raise TimeoutError; its checkpoints stay."""
     keep: Path | None = None
     """A folder that survives a killed run: checkpoints of this very step, for exact resume."""
+    statistics: Statistics = field(default_factory=dict)
+    """Every kind that the pass `needs`, of the model it is given."""
     progress: Callable[[str, float], None] = field(default=quiet)
     """progress(what is being done, share done in [0, 1])."""
 
@@ -67,6 +75,11 @@ class Pass(ABC):
     """Raised whenever the same arguments would give another result: part of the cache key."""
     uses: ClassVar[frozenset[Use]] = frozenset()
     """What else the result depends on: part of the cache key. "train" marks passes that fit weights."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Kinds of statistics of the model on calibration data: one run gathers them for every pass of a format.
+
+    torch: see `trimtab.fit.statistics.KINDS`; onnx: see `trimtab.run.onnx_statistics.KINDS`.
+    """
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Pass, ...]:

@@ -27,6 +27,14 @@ class Facts:
     """Predicted loss of the task's score against the base, as a share of 1; 0 for the base."""
     cut: float = 0.0
     """Share of structure removed and not yet retrained: above 0, recovery is worth trying."""
+    operations_by: Mapping[str, int] = field(default_factory=dict)
+    """Multiply-accumulates by kind of layer, kinds as in `layers`; empty where they were not told apart."""
+    parameters_by: Mapping[str, int] = field(default_factory=dict)
+    """Parameters by kind of layer; empty where they were not told apart."""
+    blocks: int = 0
+    """How many blocks in a row have the same shape and could be left out one by one (layers of an encoder)."""
+    dynamic: bool = False
+    """Activations are quantized with ranges found at each call, which costs time."""
 
     @property
     def size_mb(self) -> float:

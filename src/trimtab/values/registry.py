@@ -28,6 +28,11 @@ EXTRAS: Mapping[str, str] = {
     "PIL": "data",
     "sklearn": "data",
     "pynvml": "nvidia",
+    "tokenizers": "text",
+    "transformers": "hf",
+    "keras": "keras",
+    "h5py": "keras",
+    "ray": "ray",
 }
 
 
