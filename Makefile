@@ -20,7 +20,7 @@ check: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[torch,openvino,data,text,hf,keras,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[torch,openvino,data,text,hf,keras,nncf,dev]'
 	$(BIN)/python -m compileall -q src/trimtab $(BIN)/../lib/python3*/site-packages || true
 	touch $@
 

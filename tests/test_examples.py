@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
-PRINTS = {"own_csv": "setosa virginica", "own_pytorch_model": "of a batch are right"}
+PRINTS = {
+    "own_onnx": "the first points give",
+    "own_csv": "setosa virginica",
+    "own_keras": "of new images are right",
+    "own_hf_texts": "good bad",
+    "own_lstm_parquet": "right left",
+    "own_pytorch_model": "of a batch are right",
+}
 
 
 def test_every_example_is_known_here():

@@ -1,10 +1,15 @@
 """What importing costs: nothing but the standard library until something is used."""
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import trimtab
+from trimtab.values.registry import KINDS
 
 HEAVY = {"numpy", "scipy", "rich", "torch", "onnx", "onnxruntime", "openvino", "sklearn", "PIL", "pyarrow", "psutil"}
 SHOW = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
@@ -42,3 +47,23 @@ def test_the_public_names_come_when_asked_for():
     assert "torch" not in loaded(names)
     with pytest.raises(subprocess.CalledProcessError):
         loaded("import trimtab; trimtab.tirm")
+
+
+def imported(path):
+    """Return the modules of trimtab that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_things_in_one_registry_never_import_each_other_nor_another_registry(kind):
+    root = Path(trimtab.__file__).parent
+    public = {f"trimtab.{other}.{path.stem}" for other in KINDS for path in (root / other).glob("[!_]*.py")}
+    others = {f"trimtab.{other}" for other in KINDS if other != kind}
+    for path in (root / kind).glob("*.py"):
+        strange = set(imported(path)) & (public | others)
+        assert not strange - {f"trimtab.{kind}.{path.stem}"}, f"{path.name} imports {', '.join(sorted(strange))}"

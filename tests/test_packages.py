@@ -11,7 +11,7 @@ import zipfile
 import pytest
 
 from trimtab.errors import CorruptFile, DataError, OutputError
-from trimtab.packages import Parcel, fetch
+from trimtab.packages import Parcel, fetch, fetch_many, names
 
 CONTENT = b"a,b\n1,2\n"
 
@@ -144,7 +144,7 @@ def test_an_absent_member_or_a_link_is_refused(tmp_path, link):
     with pytest.raises(CorruptFile, match="cannot read package/link out of"):
         fetch(wanted)
     assert not list(wanted.folder.glob("members/**/link"))
-    assert len(list(wanted.folder.iterdir())) == 2
+    assert [path.name for path in wanted.folder.iterdir()] == [archive.name]
 
 
 def test_a_cache_that_cannot_be_written_says_so(tmp_path, monkeypatch):
@@ -180,3 +180,82 @@ def test_a_torn_archive_in_the_cache_is_fetched_anew(tmp_path, monkeypatch):
     (wanted.folder / archive.name).write_bytes(archive.read_bytes()[:50])
     assert fetch(wanted).read_bytes() == CONTENT
     assert (wanted.folder / archive.name).stat().st_size == archive.stat().st_size
+
+
+def source(folder, setup=""):
+    """Make a source distribution with an archive inside it, and the page of an index that links to it."""
+    page = folder / "tiny-set"
+    page.mkdir(parents=True)
+    inner = tgz(folder / "inner.tgz", "scores/a.txt")
+    path = page / "Tiny_Set-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(inner, "tiny-1.0/data.tar.gz")
+        tar.add(inner, "tiny-1.0/again.tar.gz")
+        for name in ("setup.py", "pyproject.toml"):
+            info = tarfile.TarInfo(f"tiny-1.0/{name}")
+            info.size = len(setup)
+            tar.addfile(info, io.BytesIO(setup.encode()))
+    links = "".join(f'<a href="{name}#sha256=00">{name}</a>' for name in ("Tiny_Set-0.9.tar.gz", path.name))
+    (page / "index.html").write_text(f"<html><body>{links}</body></html>")
+    return path
+
+
+def set_pip(monkeypatch, **settings):
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for name in ("PIP_NO_INDEX", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(f"PIP_{name.upper()}", value)
+
+
+def test_a_source_distribution_is_read_and_never_built(tmp_path, cache, monkeypatch):
+    archive = source(tmp_path / "index", setup=f"open({str(tmp_path / 'ran')!r}, 'w')")
+    set_pip(monkeypatch, index_url=f"file://{tmp_path}/empty", extra_index_url=f"file://{tmp_path}/index")
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    wanted = Parcel("pypi-sdist", "tiny.set", "1.0", digest, "tiny-1.0/data.tar.gz!/scores/a.txt")
+    path = fetch(wanted)
+    assert path.read_bytes() == CONTENT
+    assert path == cache / "pypi-sdist" / "tiny.set-1.0" / "members" / "tiny-1.0" / "data.tar.gz!" / "scores" / "a.txt"
+    shutil.rmtree(tmp_path / "index")
+    assert fetch(wanted) == path
+    others = ["tiny-1.0/again.tar.gz!/scores/a.txt", wanted.member, "tiny-1.0/data.tar.gz"]
+    assert [found.stat().st_size > 0 for found in fetch_many(wanted, others)] == [True] * 3
+    assert names(wanted) == tuple(
+        f"tiny-1.0/{n}" for n in ("again.tar.gz", "data.tar.gz", "pyproject.toml", "setup.py")
+    )
+    assert {entry.name for entry in wanted.folder.iterdir()} == {"members", "names.txt", archive.name}
+    (wanted.folder / archive.name).unlink()
+    assert len(names(wanted)) == 4
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_source_distribution_that_is_nowhere_says_where_to_get_it(tmp_path, monkeypatch):
+    source(tmp_path / "index")
+    set_pip(monkeypatch, index_url=f"file://{tmp_path}/index")
+    with pytest.raises(
+        DataError, match=r"no source distribution of this version; .*pypi.org/project/tiny-set/2.0/#file"
+    ):
+        fetch(Parcel("pypi-sdist", "tiny-set", "2.0", "00", "a"))
+    set_pip(monkeypatch, no_index="1")
+    with pytest.raises(DataError, match="pip is set to use no index"):
+        fetch(Parcel("pypi-sdist", "tiny-set", "1.0", "00", "a"))
+    set_pip(monkeypatch, index_url="ftp://example.org")
+    with pytest.raises(DataError, match="is no web address"):
+        fetch(Parcel("pypi-sdist", "tiny-set", "1.0", "00", "a"))
+
+
+def test_an_archive_inside_the_archive_that_is_none_is_refused(tmp_path):
+    archive = wheel(tmp_path / "index")
+    wanted = parcel(archive, member="tiny/data.csv!/inner")
+    wanted.folder.mkdir(parents=True)
+    shutil.copy(archive, wanted.folder)
+    with pytest.raises(CorruptFile, match="cannot read"):
+        fetch(wanted)
+
+
+def test_names_are_those_of_a_wheel_too(tmp_path):
+    archive = wheel(tmp_path / "index")
+    wanted = parcel(archive)
+    wanted.folder.mkdir(parents=True)
+    shutil.copy(archive, wanted.folder)
+    assert [name for name in names(wanted) if "dist-info" not in name] == ["tiny/data.csv"]

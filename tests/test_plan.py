@@ -66,7 +66,6 @@ def test_a_users_recipe_is_predicted_step_by_step(machine):
     found = expect(bind("stem(bits=16) | narrow(bits=8) @ null"), FACTS, machine)
     assert (found.facts.weight_bits, found.structure) == (8.0, "stem(bits=16)")
     assert found.name == "stem(bits=16) | narrow(bits=8) @ null"
-    assert found.serving == ("null", True)
 
 
 def one(delay: float, *passes) -> Candidate:
@@ -88,16 +87,18 @@ def test_a_prediction_has_an_interval_and_says_what_it_is(machine):
     assert figures["size_mb"].value == pytest.approx(FACTS.size_mb)
 
 
-def test_measured_latencies_correct_the_like_and_narrow_the_doubt(machine):
+def test_measured_latencies_correct_the_like_most_and_narrow_the_doubt(machine):
     predictor = Predictor(machine, FACTS)
     before = predictor.figures(one(2.0))["latency_ms"]
-    for factor in (1.5, 1.5, 1.5):
-        predictor.learn(one(2.0), latency(2.0 * factor), None)
-    after = predictor.figures(one(2.0))["latency_ms"]
-    assert after.value == pytest.approx(3.0)
-    assert after.high / after.low < before.high / before.low
-    assert predictor.figures(one(2.0, Narrow(8)))["latency_ms"].value == pytest.approx(3.0)
-    assert predictor.figures(one(7.0))["latency_ms"].value == pytest.approx(7.0)
+    for _ in range(3):
+        predictor.learn(one(2.0), latency(3.0), None)
+    same, kin, other = (predictor.figures(each)["latency_ms"] for each in (one(2.0), one(2.0, Narrow(8)), one(7.0)))
+    assert same.value == pytest.approx(3.0, rel=0.05)
+    assert same.high / same.low < before.high / before.low
+    factors = [same.value / 2.0, kin.value / 2.0, other.value / 7.0]
+    assert factors[0] == max(factors)
+    assert min(factors) > 1.1
+    assert other.high / other.low > same.high / same.low
 
 
 def test_a_runtime_that_predicts_nothing_is_expected_to_be_like_the_base(machine):
@@ -108,7 +109,7 @@ def test_a_runtime_that_predicts_nothing_is_expected_to_be_like_the_base(machine
     assert predictor.figures(one(0.0))["latency_ms"].value == 5.0
 
 
-@given(st.lists(st.floats(-0.05, 0.1), min_size=1, max_size=5))
+@given(st.lists(st.floats(-0.02, 0.05), min_size=1, max_size=5))
 def test_losses_are_learnt_by_structure(losses):
     predictor = Predictor(None, FACTS)
     stem = one(1.0, Stem(16))
@@ -116,11 +117,27 @@ def test_losses_are_learnt_by_structure(losses):
     for loss in losses:
         predictor.learn(stem, latency(1.0), loss)
     learnt, left = predictor.loss(stem)
-    assert learnt == pytest.approx(np.mean(losses), abs=1e-9)
+    assert abs(learnt - np.mean(losses)) <= 0.3 * abs(prior - np.mean(losses)) + 1e-9
     assert left <= doubt
-    assert predictor.loss(one(1.0, Stem(8)))[0] == one(1.0, Stem(8)).facts.quality_loss
-    bolder = one(1.0, Stem(16), Narrow(8))
-    assert predictor.loss(bolder)[0] == pytest.approx(bolder.facts.quality_loss + np.mean(losses) - prior, abs=1e-9)
+
+
+def test_a_dropped_candidate_is_believed_less_than_one_scored_in_full():
+    known = []
+    for figures in (latency(1.0), {}):
+        predictor = Predictor(None, FACTS)
+        predictor.learn(one(1.0, Stem(16)), figures, 0.05)
+        known.append(predictor.loss(one(1.0, Stem(16)))[0])
+    assert known[0] > known[1] > FACTS.quality_loss
+
+
+def test_candidates_predicted_together_are_predicted_as_one_by_one(machine):
+    together, alone = Predictor(machine, FACTS), Predictor(machine, FACTS)
+    found = list(candidates(FACTS, machine))
+    for predictor in (together, alone):
+        predictor.learn(one(2.0), latency(3.0), 0.01)
+    together.prepare(found)
+    for candidate in found:
+        assert together.figures(candidate) == alone.figures(candidate)
 
 
 def test_facts_of_other_formats_offer_nothing(machine):

@@ -200,6 +200,7 @@ class Broken:
     """A workshop whose every step fails."""
 
     error: BaseException
+    machine: None = None
 
     def apply(self, made, steps, base):
         raise self.error
@@ -219,7 +220,8 @@ class Broken:
 )
 def test_what_goes_wrong_becomes_a_status_and_a_reason(error, status):
     found = search()
-    found.base, found.predictor = SimpleNamespace(seconds=0.0), SimpleNamespace(figures=lambda candidate: {})
+    found.base = SimpleNamespace(seconds=0.0, model=SimpleNamespace(facts=FACTS))
+    found.predictor = SimpleNamespace(figures=lambda candidate: {})
     found.bench.lost_base = False
     found.workshop = Broken(error)
     ended = found.attempt(Candidate(Bound((Narrow(16),), bind("@ null").runtime), FACTS))

@@ -175,4 +175,6 @@ def open_workshop(task: str, on: str, seed: int, trust: bool = False) -> Iterato
     """Open a workshop with the user's store, and progress on stderr."""
     machine = machines.load(on)
     with Live() as progress:
-        yield Workshop(open_task(task), Store(), machine, seed, machine.cores, trust=trust, progress=progress.doing)
+        yield Workshop(
+            open_task(task), Store(), machine, seed, machines.here().cores, trust=trust, progress=progress.doing
+        )

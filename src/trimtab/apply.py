@@ -103,25 +103,28 @@ class Workshop:
             made = self._step(made, step, base)
         return made
 
+    def chain(self, made: Made, passes: Sequence[Pass], base: Made | None = None) -> list[str]:
+        """Return the key of the result of each pass in turn, without making any."""
+        keys = [made.key]
+        for step in passes:
+            keys.append(self._key(keys[-1], step, base))
+        return keys[1:]
+
     def peek(self, made: Made, passes: Sequence[Pass], base: Made | None = None) -> int:
         """Return how many of the passes are already in the store."""
-        key = made.key
-        for number, step in enumerate(passes):
-            key = self._key(key, step, base)
-            if self.store.get(key) is None:
-                return number
-        return len(passes)
+        keys = self.chain(made, passes, base)
+        return next((number for number, key in enumerate(keys) if self.store.get(key) is None), len(passes))
 
-    def key(self, text: str) -> str:
-        """Return the key of the model that `open` would give, without making it."""
+    def keys(self, text: str) -> list[str]:
+        """Return the keys of a model that `open` would give, the source's first and its own last, without making it."""
         folder = Path(text)
         if (folder / MODEL_FILE).is_file():
-            return self._open_folder(folder).key
+            return [self._open_folder(folder).key]
         ref, recipe = split_model(text)
-        key = self._source(ref)[2]
+        keys = [self._source(ref)[2]]
         for step in bind(recipe).passes:
-            key = self._key(key, step, None)
-        return key
+            keys.append(self._key(keys[-1], step, None))
+        return keys
 
     def _source(self, ref: str) -> tuple[Source, str, str]:
         """Return the source, what it is to open, and the key of the result."""
@@ -140,7 +143,9 @@ class Workshop:
             model = source.open(rest, scratch, self.view)
             replace(model, lineage=(ref,)).save(scratch)
 
-        return self._made(key, build)
+        made = self._made(key, build)
+        check_answers(made.model, self.task)
+        return made
 
     def _open_folder(self, folder: Path) -> Made:
         check_links(folder)
@@ -167,7 +172,8 @@ class Workshop:
                 threads=self.threads,
                 deadline=self.deadline,
                 keep=self.store.keep(key),
-                statistics=self.statistics(made, step.needs),
+                statistics=self.statistics(made, step.wants()),
+                make=lambda text: self.apply(made, bind(text).passes, base or made).model,
                 progress=self.progress,
             )
             model = gather(step.apply(made.model, context), scratch)
@@ -270,6 +276,20 @@ def check_frontend(model: Model, task: Task, folder: Path) -> None:
                 f"the model in {folder} {what} otherwise than {task.name} does (it was made on other data): "
                 "use the task that it was made for"
             )
+
+
+def check_answers(model: Model, task: Task) -> None:
+    """Raise DataError where a classifier has fewer classes than its task."""
+    specs = {spec.name: spec for part in model.parts.values() for spec in part.signature.outputs}
+    found = specs.get("output")
+    if task.objective != "cross_entropy" or found is None or not task.labels:
+        return
+    classes = found.shape[-1]
+    if len(found.shape) == 2 and isinstance(classes, int) and classes < len(task.labels):
+        raise DataError(
+            f"the model answers with {classes} numbers, and {task.name} has {len(task.labels)} classes "
+            f"({', '.join(task.labels[:5])}, ...): give it one output a class"
+        )
 
 
 def gather(model: Model, folder: Path) -> Model:

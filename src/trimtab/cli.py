@@ -154,6 +154,7 @@ def _trim_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("--try", dest="tries", action="append", default=[], metavar="RECIPE", help="try this one first")
     words.add_argument("--no-train", dest="train", action="store_false", help="leave out passes that fit weights")
     words.add_argument("--memory", type=number(float, 0), default=0.0, metavar="MB", help="memory limit of each worker")
+    words.add_argument("--workers", default="", metavar="N|URL", help="make models side by side: 4, or ray://HOST:PORT")
     words.add_argument("--dry-run", action="store_true", help="list candidates, predictions and what can be decided")
 
 
@@ -166,6 +167,9 @@ def _apply_words(words: argparse.ArgumentParser) -> None:
 def _measure_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("recipe", metavar="RECIPE", help="'onnx @ onnxruntime(threads=1)', or '@ torch(threads=1)'")
     _model_words(_verb(words, _measure))
+    words.add_argument(
+        "--roofline", nargs="?", const="", metavar="PAGE", help="how far from the roof; PAGE.html draws it"
+    )
 
 
 def _verify_words(words: argparse.ArgumentParser) -> None:
@@ -198,6 +202,7 @@ def _trim(words: argparse.Namespace) -> int:
         confidence=words.confidence,
         memory_limit_mb=words.memory,
         trust=words.trust,
+        workers=words.workers,
     )
     with Live() as progress:
         if words.dry_run:
@@ -227,6 +232,12 @@ def _measure(words: argparse.Namespace) -> int:
     with workshop(words) as shop:
         document = measure(words.model, words.recipe, shop)
     show(words, document, "figures")
+    if words.roofline is not None and not words.json:
+        show(words, document["roofline"], "roofline")
+    if words.roofline:
+        from trimtab.report.page import roofline_page, write_page
+
+        write_page(document, words.roofline, roofline_page)
     return KEPT
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from trimtab.apply import Made, Workshop, digest, versions
 from trimtab.errors import RecipeError, Refused, UnknownName
 from trimtab.maths.intervals import clopper_pearson, mean_interval
+from trimtab.maths.roofline import under_the_roof
 from trimtab.meters import Meter, Probe
 from trimtab.race import Race, race
 from trimtab.recipe import available, bind, check_formats
@@ -208,7 +209,8 @@ class Bench:
         """
         shop = self.workshop
         libraries = versions(("trimtab", *runtime.libraries))
-        key = digest("rows", made.key, str(runtime), libraries, shop.fingerprint(split), shop.task_code)
+        machine = (shop.machine.cpu, shop.machine.isa)  # int8 answers differ between kinds of processor
+        key = digest("rows", made.key, str(runtime), libraries, machine, shop.fingerprint(split), shop.task_code)
         found = self.workshop.store.get(key)
         if found:
             return np.load(found / "rows.npy", allow_pickle=False), ""
@@ -253,6 +255,23 @@ class Bench:
             figures |= by_name(found)
         worker.pause()
         return figures
+
+    def doubt(self) -> str:
+        """Say where the base fails its own task: it cannot be told from one that knows the most frequent class only."""
+        task, found = self.workshop.task, self.base_figures.get("accuracy")
+        if task.objective != "cross_entropy" or found is None:
+            return ""
+        targets = [int(example.target) for example in self.view.split("validation")]
+        often = max(set(targets), key=targets.count)
+        share = targets.count(often) / len(targets)
+        if (found.value if found.low is None else found.low) > share:
+            return ""
+        name = task.labels[often] if often < len(task.labels) else str(often)
+        return (
+            f"the base does not do its own task: {found.value:.1%} of its answers are right, which cannot be told from "
+            f"always answering {name!r} ({share:.1%}); what keeps a promise to it is worth as little. Train it first "
+            "(MODEL | train(epochs=5)), or see whether inputs and the order of the classes are what it was trained on"
+        )
 
     def costs(self, made: Made, runtime: Runtime, worker: Worker, wanted: Collection[str]) -> dict[str, Figure]:
         """Return the costs that are wanted, noisy ones raced briefly against the base, and those cheap to read."""
@@ -342,6 +361,10 @@ def measure(model: str, recipe: str, workshop: Workshop) -> dict[str, Any]:
         costs = bench.against_base(made, runtime, worker)
         ours = {**bench.quality(rows, "validation"), **costs.figures}
         theirs = {**bench.quality(bench.base_rows("validation"), "validation"), **costs.base}
+    points = {
+        "base": (base.model.facts, theirs["latency_ms"].value),
+        "chosen": (made.model.facts, ours["latency_ms"].value),
+    }
     return {
         "recipe": f"{bound.recipe}" if bound.runtime else f"{bound.recipe} @ {runtime}".strip(),
         "model": model,
@@ -349,6 +372,7 @@ def measure(model: str, recipe: str, workshop: Workshop) -> dict[str, Any]:
         "figures": {name: figure.to_json() for name, figure in ours.items()},
         "base": {name: figure.to_json() for name, figure in theirs.items()},
         "ratios": {name: figure.to_json() for name, figure in costs.ratios.items()},
+        "roofline": under_the_roof(workshop.machine, points),
         "notes": dict(made.model.notes),
         "load": dict(costs.load),
     }

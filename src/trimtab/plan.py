@@ -8,11 +8,12 @@ what has been measured so far (`Predictor.learn`), and every one of them is labe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, pstdev
+from functools import cached_property
 
 from trimtab.apply import TRAINING
+from trimtab.maths.effects import Case, Effects
 from trimtab.passes import STAGES, Pass
 from trimtab.recipe import Bound, available
 from trimtab.runtimes import Runtime
@@ -21,11 +22,10 @@ from trimtab.values.figure import Figure
 from trimtab.values.machine import Machine
 
 Z90 = 1.645
-PRIOR_SPREAD = 0.5
-"""Standard deviation of log(measured / predicted latency) before anything was measured with that runtime."""
-
+MOST_OF_STRUCTURE = 2
+"""Passes that cut the structure in one recipe, each of another kind."""
 UNKNOWN_SPREAD = 1.0
-"""The same where the runtime predicts nothing."""
+"""Standard deviation of log(measured / expected latency) where the runtime predicts nothing."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +35,24 @@ class Candidate:
     bound: Bound
     facts: Facts
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The canonical recipe."""
         return str(self.bound)
 
-    @property
+    @cached_property
     def structure(self) -> str:
         """The steps that change the network itself: what candidates of like quality share."""
         return " | ".join(str(step) for step in self.bound.passes if step.stage in TRAINING)
 
-    @property
+    @cached_property
     def steps(self) -> str:
         """All steps: what candidates that differ in their runtime alone share."""
         return " | ".join(str(step) for step in self.bound.passes)
 
-    @property
-    def serving(self) -> tuple[str, bool]:
-        """The runtime and whether weights are quantized: what candidates with a like speed error share."""
-        return str(self.bound.runtime), self.facts.weight_bits < 16
-
 
 def candidates(facts: Facts, machine: Machine, train: bool = True) -> Iterator[Candidate]:
-    """Yield every chain of choices, each once: one pass at most from a stage, and a runtime.
+    """Yield every chain of choices, each once: one pass at most from a stage, two that cut, and a runtime.
 
     The base in its own runtime is left out: the fastest of those settings became the base.
     """
@@ -84,36 +79,64 @@ def expect(bound: Bound, facts: Facts, machine: Machine) -> Candidate:
 
 
 def _chains(
-    chain: tuple[Pass, ...], facts: Facts, machine: Machine, passes: tuple[type, ...], stage: int = 0
+    chain: tuple[Pass, ...],
+    facts: Facts,
+    machine: Machine,
+    passes: tuple[type, ...],
+    place: tuple[int, int] = (0, 0),
 ) -> Iterator[tuple[tuple[Pass, ...], Facts]]:
+    """Yield every chain from a place on, (stage, first pass that may come): one pass from a stage, two of structure."""
+    stage, first = place
     if stage == len(STAGES):
         yield chain, facts
         return
-    yield from _chains(chain, facts, machine, passes, stage + 1)
-    for kind in passes:
+    yield from _chains(chain, facts, machine, passes, (stage + 1, 0))
+    if first and sum(step.stage == STAGES[stage] for step in chain) == MOST_OF_STRUCTURE:
+        return
+    for number, kind in enumerate(passes[first:], first):
         if kind.stage == STAGES[stage] and facts.format in kind.formats:  # type: ignore[attr-defined]
+            onward = (stage, number + 1) if STAGES[stage] == "structure" else (stage + 1, 0)
             for choice in kind.choices(facts, machine):  # type: ignore[attr-defined]
                 after = choice.predict(facts, machine)
-                yield from _chains((*chain, choice), after, machine, passes, stage + 1)
+                yield from _chains((*chain, choice), after, machine, passes, onward)
 
 
 @dataclass
 class Predictor:
-    """Expected figures of candidates, corrected by those measured."""
+    """Expected figures of candidates, corrected by those measured: what they share tells how (`maths.effects`).
+
+    Learned are log(measured / predicted) of the latency, and the loss of quality beyond the predicted one in units of
+    its own doubt.
+    """
 
     machine: Machine
     base_facts: Facts
-    speed_errors: dict[tuple[str, bool], list[float]] = field(default_factory=dict)
-    """log(measured / predicted latency) by runtime and precision."""
     base_latency_ms: float = 1.0
     """What is expected of a runtime that predicts nothing."""
-    quality_errors: dict[str, list[float]] = field(default_factory=dict)
-    """Measured minus predicted loss of quality, by steps, and by structure from those measured in full."""
+    speed: Effects = field(default_factory=lambda: Effects(SPEED_SPREADS, SPEED_SLOPES))
+    quality: Effects = field(default_factory=lambda: Effects(QUALITY_SPREADS))
+    _known: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
+    """Candidate -> latency, its log spread, loss, its doubt: valid until something is learned."""
+
+    def prepare(self, candidates: Sequence[Candidate]) -> None:
+        """Work out the predictions of many candidates at once: far quicker than one by one."""
+        new = [candidate for candidate in candidates if candidate.name not in self._known]
+        if not new:
+            return
+        errors, spreads = self.speed.expect([self._speed_case(candidate) for candidate in new])
+        losses, doubts = self.quality.expect([_quality_case(candidate) for candidate in new])
+        for number, candidate in enumerate(new):
+            raw, scale = self._raw(candidate), _doubt(candidate)
+            latency = raw * math.exp(float(errors[number])) if raw > 0 else self.base_latency_ms
+            spread = math.hypot(float(spreads[number]), LEFT_OVER) if raw > 0 else UNKNOWN_SPREAD
+            loss = candidate.facts.quality_loss + scale * float(losses[number])
+            doubt = max(scale * float(doubts[number]), LEAST_DOUBT)
+            self._known[candidate.name] = (latency, spread, loss, doubt)
 
     def figures(self, candidate: Candidate) -> dict[str, Figure]:
         """Return the predicted latency, size, counts and loss of quality, with 90% intervals."""
-        latency, spread = self._latency(candidate)
-        loss, doubt = self.loss(candidate)
+        self.prepare([candidate])
+        latency, spread, loss, doubt = self._known[candidate.name]
         facts = candidate.facts
         wide = math.exp(Z90 * spread)
         plain = {
@@ -127,35 +150,72 @@ class Predictor:
 
     def loss(self, candidate: Candidate) -> tuple[float, float]:
         """Return the expected loss of quality and its standard deviation, as shares."""
-        known = self.quality_errors
-        seen = known.get(candidate.steps) or known.get(f"structure {candidate.structure}") or []
-        prior = candidate.facts.quality_loss
-        return prior + (fmean(seen) if seen else 0.0), 0.004 if seen else 0.004 + prior / 2
+        self.prepare([candidate])
+        return self._known[candidate.name][2:]
 
     def learn(self, candidate: Candidate, figures: Mapping[str, Figure], loss: float | None) -> None:
-        """Take in what was measured; without figures it was dropped, and says nothing of its structure's kin."""
+        """Take in what was measured; the loss of one that was dropped (no figures) is known only roughly."""
         raw = self._raw(candidate)
         if raw > 0 and "latency_ms" in figures:
-            self.speed_errors.setdefault(candidate.serving, []).append(math.log(figures["latency_ms"].value / raw))
+            error = math.log(figures["latency_ms"].value / raw)
+            self.speed.learn(self._speed_case(candidate), error, TIMING_NOISE)
         if loss is not None:
-            error = loss - candidate.facts.quality_loss
-            for key in (candidate.steps, f"structure {candidate.structure}")[: 2 if figures else 1]:
-                self.quality_errors.setdefault(key, []).append(error)
+            scale, noise = _doubt(candidate), SCORE_NOISE if figures else 4 * SCORE_NOISE
+            error = (loss - candidate.facts.quality_loss) / scale
+            self.quality.learn(_quality_case(candidate), error, noise / scale)
+        self._known.clear()
 
     def _raw(self, candidate: Candidate) -> float:
         runtime: Runtime | None = candidate.bound.runtime
         return runtime.predict(candidate.facts, self.machine).get("latency_ms", 0.0) if runtime else 0.0
 
-    def _latency(self, candidate: Candidate) -> tuple[float, float]:
-        raw = self._raw(candidate)
-        if raw <= 0:
-            return self.base_latency_ms, UNKNOWN_SPREAD
-        seen = self.speed_errors.get(candidate.serving, [])
-        if seen:
-            spread = max(0.1, pstdev(seen)) if len(seen) > 1 else 0.25
-            return raw * math.exp(fmean(seen)), spread
-        kin = [fmean(errors) for key, errors in self.speed_errors.items() if key[0] == candidate.serving[0]]
-        return raw * math.exp(fmean(kin)) if kin else raw, PRIOR_SPREAD
+    def _speed_case(self, candidate: Candidate) -> Case:
+        runtime, facts = candidate.bound.runtime, candidate.facts
+        name = runtime.name() if runtime else ""
+        precision = f"{facts.weight_bits < 16} {facts.activation_bits < 16} {facts.dynamic}"
+        groups = {
+            "all": "",
+            "runtime": name,
+            "settings": str(runtime),
+            "precision": f"{name} {precision}",
+            "settings and precision": f"{runtime} {precision}",
+            "structure": candidate.structure,
+            "steps": candidate.steps,
+        }
+        work = math.log(max(facts.operations, 1) / max(self.base_facts.operations, 1))
+        return Case(groups, {"work": work})
+
+
+SPEED_SPREADS: Mapping[str, float] = {
+    "all": 0.3, "runtime": 0.3, "settings": 0.2, "precision": 0.25, "settings and precision": 0.15, "structure": 0.1,
+    "steps": 0.1,
+}  # fmt: skip
+"""Standard deviations of log(measured / predicted latency) that cases share before anything was measured."""
+SPEED_SLOPES: Mapping[str, float] = {"work": 0.15}
+"""The same for each e-fold of operations below the base's."""
+QUALITY_SPREADS: Mapping[str, float] = {"kinds": 0.5, "structure": 0.6, "conversion": 0.5, "steps": 0.3}
+"""Standard deviations of the loss beyond the predicted one, in units of the doubt about it."""
+TIMING_NOISE, LEFT_OVER = 0.05, 0.07
+"""Noise of a timing, and what no shared property explains, both as standard deviations of a log."""
+SCORE_NOISE, LEAST_DOUBT = 0.002, 0.001
+"""Noise of a loss read on validation, and the least doubt about an expected one, as shares."""
+
+
+def _doubt(candidate: Candidate) -> float:
+    """Return the doubt about a predicted loss: more where more was expected to be lost."""
+    return 0.004 + candidate.facts.quality_loss / 2
+
+
+def _quality_case(candidate: Candidate) -> Case:
+    trained = [step for step in candidate.bound.passes if step.stage in TRAINING]
+    others = [str(step) for step in candidate.bound.passes if step.stage not in TRAINING]
+    groups = {
+        "kinds": " ".join(step.name() for step in trained),
+        "structure": candidate.structure,
+        "conversion": " | ".join(others),
+        "steps": candidate.steps,
+    }
+    return Case({kind: group for kind, group in groups.items() if group})
 
 
 def improvement(cost: tuple[float, float], best: float) -> float:

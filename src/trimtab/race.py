@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from trimtab.machines import load_now
 from trimtab.maths.intervals import median_interval, ratio_interval
 from trimtab.meters import Meter, Probe, Reading, Remote
 from trimtab.run.timing import known
+from trimtab.run.weather import counters, steal_share
 from trimtab.values.figure import Figure
 
 BLOCKS = 10
@@ -67,18 +67,24 @@ def race(contestants: Sequence[tuple[Racer, Probe]], meter: Meter, blocks: int =
         begun = time.monotonic()
         _round(contestants, meter)
         blocks = max(min(blocks, FEWEST), min(blocks, int(LONGEST_S / (time.monotonic() - begun))))
-        before = load_now()
+        before = _weather(contestants[0][0])
         rounds = [_round(contestants, meter) for _ in range(blocks)]
-        now = load_now(before)
+        now = _weather(contestants[0][0])
     finally:
         for session, _ in contestants:
             session.resume()
-    weather = {"blocks": float(blocks), "load_average": now["load_average"], "steal_share": now["steal_share"]}
+    steal = steal_share(before, now)
+    weather = {"blocks": float(blocks), "load_average": now["load_average"], "steal_share": steal}
     figures = tuple(
         _combine([readings[place] for readings in rounds], probe.confidence, weather)
         for place, (_, probe) in enumerate(contestants)
     )
     return Race(figures, _ratios(rounds, contestants[0][1].confidence, weather), weather)
+
+
+def _weather(session: Racer) -> dict[str, float]:
+    """Return the counters of the machine that the session runs on."""
+    return counters() | dict(session.usage())
 
 
 def _round(contestants: Sequence[tuple[Racer, Probe]], meter: Meter) -> list[Reading]:

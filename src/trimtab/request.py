@@ -26,6 +26,8 @@ class Request:
     memory_limit_mb: float = 0.0
     trust: bool = False
     """Whether a model folder may run code that only it names."""
+    workers: str = ""
+    """Who makes models besides this process: a number of local workers, or ray://HOST:PORT; empty for nobody."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -42,5 +44,6 @@ class Request:
         words += ["--for", self.objective, "--on", self.on, "--within", f"{self.within_s:g}s", "--out", out]
         words += ["--seed", str(self.seed), "--confidence", f"{self.confidence:g}"]
         words += ["--memory", f"{self.memory_limit_mb:g}"] if self.memory_limit_mb else []
+        words += ["--workers", self.workers] if self.workers else []
         flags = [*([] if self.train else ["--no-train"]), *(["--trust"] if self.trust else [])]
         return shlex.join([*words, *flags])

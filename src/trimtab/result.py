@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from trimtab.apply import LIBRARIES, versions
+from trimtab.maths.calibration import Calibration, calibration
+from trimtab.maths.roofline import under_the_roof
 from trimtab.plan import Candidate
 from trimtab.recipe import available
 from trimtab.request import Request
@@ -50,6 +53,8 @@ class Outcome:
     timed: Tested | None
     """The boldest that passed, or a milder one, timed afresh."""
     interrupted: bool
+    gain: list[dict[str, Any]] = field(default_factory=list)
+    """The way from the base to the winner, one change at a time (`trimtab.gain.explain`)."""
 
     @property
     def winner(self) -> Tested | None:
@@ -94,6 +99,9 @@ class Outcome:
             "base_runtime": str(search.bench.runtime),
             "chosen": _map(winner.figures) if winner else {},
             "ratios": _map(winner.ratios) if winner else {},
+            "gain": self.gain,
+            "roofline": self.roofline(),
+            "predictions": self.predictions(),
             "candidates": self.candidates(),
             "promises": [judgement.to_json() for judgement in shown.judgements] if shown else [],
             "flips": self.flips(shown) if shown else {},
@@ -122,6 +130,24 @@ class Outcome:
         if self.verdict == "BASE":
             return f"Nothing found is cheaper than the base in {self.search.aim.objective}: keep the base.{self._tie()}"
         return f"No candidate cheaper than the base keeps {promise}. {self._why_not()}"
+
+    def roofline(self) -> dict[str, Any]:
+        """Return where the base and the winner lie under the machine's roof."""
+        search, winner = self.search, self.winner
+        figures = winner.base_figures if winner else search.bench.base_figures
+        points = {"base": (search.base.model.facts, figures["latency_ms"].value)}
+        if winner is not None and winner.trial.made is not None and "latency_ms" in winner.figures:
+            points["chosen"] = winner.trial.made.model.facts, winner.figures["latency_ms"].value
+        return under_the_roof(search.workshop.machine, points)
+
+    def predictions(self) -> dict[str, Any]:
+        """Return how good the predictions were, made for each candidate before it was tried."""
+        measured = [trial for trial in self.search.trials if trial.status == "measured" and trial.predicted]
+        pairs = {
+            "latency_ms": [(t.predicted["latency_ms"], t.figures["latency_ms"].value) for t in measured],
+            "quality_loss": [(t.predicted["quality_loss"], t.loss) for t in measured if t.loss is not None],
+        }
+        return {name: asdict(_calibration(found)) for name, found in pairs.items()}
 
     def candidates(self) -> list[dict[str, Any]]:
         """Return the base, every candidate that was tried, and those that were not."""
@@ -175,7 +201,14 @@ class Outcome:
             for trial in self.search.trials
             if trial.status in ("refused", "failed", "fault")
         ]
-        return missing + failed + [{"what": "store", "reason": text} for text in self.search.workshop.store.warnings]
+        crew = self.search.crew
+        doubt = self.search.bench.doubt()
+        said = {
+            "base": [doubt] if doubt else [],
+            "workers": crew.notes if crew else [],
+            "store": self.search.workshop.store.warnings,
+        }
+        return missing + failed + [{"what": what, "reason": text} for what, texts in said.items() for text in texts]
 
     def conditions(self) -> dict[str, Any]:
         """Return what else must be known to repeat or to doubt the figures."""
@@ -243,6 +276,11 @@ class Outcome:
         if trial.status == "measured" and not trial.reason and found is None:
             return f"chance to pass {trial.chance:.0%}"
         return trial.reason
+
+
+def _calibration(pairs: list[tuple[Figure, float]]) -> Calibration:
+    ends = [[math.nan if end is None else end for end in (said.low, said.high)] for said, _ in pairs]
+    return calibration([said.value for said, _ in pairs], [seen for _, seen in pairs], ends or None)
 
 
 def _beyond_doubt(ratio: Figure) -> bool:

@@ -19,16 +19,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.apply import Made, Workshop
+from trimtab.apply import TRAINING, Made, Workshop
 from trimtab.errors import CorruptFile, OutputError, SessionError, TrimtabError, WorkerDied
 from trimtab.maths.pareto import frontier
 from trimtab.maths.sequential import drop_process
 from trimtab.measure import Bench
+from trimtab.passes import Pass
 from trimtab.plan import Candidate, Predictor, improvement, normal_cdf
+from trimtab.values.facts import Facts
 from trimtab.values.figure import Figure
 from trimtab.values.promise import Limit, Promise
 from trimtab.values.tab import MEND, Tab
 from trimtab.verify import Judgement, judge
+from trimtab.workers import Crew
 
 Floats = NDArray[np.float64]
 Z95 = 1.645
@@ -44,8 +47,10 @@ STATUSES = ("measured", "dropped", "refused", "failed")
 """How a trial can end that is not tried again."""
 BROKEN = 1e6
 """How many times dearer a base that breaks a limit counts than it is."""
-GUESS_SECONDS = {"fit": 30.0, "structure": 3.0, "recover": 20.0, "export": 5.0, "precision": 3.0}
-"""Expected time of a pass, by stage, before one of its kind was seen."""
+MEASURING = "measuring"
+"""What measuring is called among the passes."""
+GUESS_SECONDS = {"fit": 30.0, "structure": 3.0, "recover": 20.0, "export": 5.0, "graph": 3.0, "precision": 3.0}
+"""Expected time of a pass that cannot tell, by stage."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +131,13 @@ class Search:
     clock: Callable[[], float] = time.monotonic
     """Seconds that the run has taken; it goes on the tab, so that a resumed run knows."""
     waiting: list[Candidate] = field(default_factory=list)
+    crew: Crew | None = None
+    """Workers that make models ahead of the search; None makes each when its turn comes."""
     first: list[Candidate] = field(default_factory=list)
     """Recipes that the user asked to be tried, before all others."""
     trials: list[Trial] = field(default_factory=list)
-    pass_seconds: dict[str, list[float]] = field(default_factory=dict)
+    slowness: dict[str, list[float]] = field(default_factory=dict)
+    """Pass, or measuring -> time taken over the time guessed."""
 
     def resume(self, frozen: bool = False) -> None:
         """Take over every finished trial that the tab records; passing faults are tried again.
@@ -146,29 +154,49 @@ class Search:
     def run(self, deadline: float) -> None:
         """Try candidates until the deadline (`time.monotonic()`), or until none promises a gain."""
         while True:
-            candidate = self.next(deadline - time.monotonic())
-            if candidate is None:
+            best = self.ranked(deadline - time.monotonic())
+            if not best:
                 return
-            self.tell(self, candidate.name)
+            if self.crew is not None:
+                self._make_ahead(self.crew, best, deadline)
+            self.tell(self, best[0].name)
             self.workshop.deadline = deadline
-            trial = self.attempt(candidate)
+            trial = self.attempt(best[0])
             self.tab.append("candidate", **trial.to_json(), elapsed_s=self.clock())
             self._take(trial)
 
     def next(self, seconds_left: float) -> Candidate | None:
         """Return the candidate with the largest expected gain a second that the time left allows, or None."""
+        return next(iter(self.ranked(seconds_left)), None)
+
+    def ranked(self, seconds_left: float) -> list[Candidate]:
+        """Return the candidates worth trying in the time left, the largest expected gain a second first."""
         if seconds_left <= 0:
-            return None
-        if self.first:
-            return self.first[0]
-        best = self.best_cost
+            return []
+        best, times = self.best_cost, dict[str, float]()
+        self.predictor.prepare(self.waiting)
         scored = []
         for candidate in self.waiting:
-            seconds = self.expected_seconds(candidate)
             gain = self.expected_gain(candidate, best)
-            if seconds <= seconds_left and gain > WORTH_TRYING:
-                scored.append((gain / seconds, candidate))
-        return max(scored, key=lambda pair: pair[0])[1] if scored else None
+            if gain <= WORTH_TRYING:
+                continue
+            if candidate.steps not in times:
+                times[candidate.steps] = self.expected_seconds(candidate)
+            if times[candidate.steps] <= seconds_left:
+                scored.append((gain / times[candidate.steps], candidate))
+        return [*self.first, *(candidate for _, candidate in sorted(scored, key=lambda pair: -pair[0]))]
+
+    def _make_ahead(self, crew: Crew, best: Sequence[Candidate], deadline: float) -> None:
+        """Have the workers make the likeliest structures at once, if the next candidate's is not in the store yet."""
+        if not self._unmade(best[0]):
+            return
+        wanted = list(dict.fromkeys(one.structure for one in best if self._unmade(one)))[: crew.size]
+        self.tell(self, f"made at once: {'; '.join(wanted)}")
+        crew.make(wanted, deadline - time.monotonic())
+
+    def _unmade(self, candidate: Candidate) -> bool:
+        trained = [step for step in candidate.bound.passes if step.stage in TRAINING]
+        return self.workshop.peek(self.base, trained, self.base) < len(trained)
 
     @property
     def best_cost(self) -> float:
@@ -203,9 +231,26 @@ class Search:
         """Return the time a trial is expected to need, shared prefixes in the store costing nothing."""
         passes = candidate.bound.passes
         done = self.workshop.peek(self.base, passes, self.base)
-        times = [self._pass_seconds(step.name(), step.stage) for step in passes[done:]]
-        measured = [trial.seconds for trial in self.trials if trial.status == "measured" and trial.trained_seconds == 0]
-        return sum(times) + (fmean(measured[-5:]) if measured else 5.0)
+        facts, total = self.base.model.facts, 0.0
+        for place, step in enumerate(passes):
+            total += self._corrected(step.name(), self._guess(step, facts)) if place >= done else 0.0
+            facts = step.predict(facts, self.workshop.machine)
+        latency = self.predictor.figures(candidate)["latency_ms"].value
+        return total + self._corrected(MEASURING, self._measuring(candidate, latency))
+
+    def _guess(self, step: Pass, facts: Facts) -> float:
+        told = step.seconds(facts, self.workshop.machine)
+        return GUESS_SECONDS[step.stage] if told is None else max(told, 0.1)
+
+    def _measuring(self, candidate: Candidate, latency_ms: float) -> float:
+        """Return the time to load the model, to score the validation split, and to race it."""
+        loading = candidate.bound.runtime.loading_s if candidate.bound.runtime else 0.0
+        return loading + len(self.workshop.task.split("validation")) * latency_ms / 1e3
+
+    def _corrected(self, what: str, guess: float) -> float:
+        """Return a guess times what guesses about the like were off by so far."""
+        seen = self.slowness.get(what)
+        return guess * (fmean(seen[-5:]) if seen else 1.0)
 
     def attempt(self, candidate: Candidate) -> Trial:
         """Make and measure one candidate; whatever goes wrong becomes its status and reason."""
@@ -244,21 +289,22 @@ class Search:
 
     @cached_property
     def tolerance(self) -> float:
-        """The loss that the tightest promise on a share allows, those on all examples first."""
+        """The loss that the tightest promise on a share allows, those on all examples first; the base agrees wholly."""
+        metrics = {p: p.check(self.workshop.task) for p in self.aim.promises}
         margins = [
-            (bool(p.slice), abs(p.offset))
-            for p in self.aim.promises
-            if p.factor == 1 and p.check(self.workshop.task).unit == "share"
+            (bool(p.slice), abs(p.offset) if p.factor == 1 else 1 - p.offset)
+            for p, metric in metrics.items()
+            if metric.unit == "share" and (p.factor == 1 or (metric.paired and metric.better == "higher"))
         ]
         return min(margins, default=(False, USUAL_TOLERANCE))[1]
 
     def _make(self, candidate: Candidate) -> Made:
         made = self.base
         for step in candidate.bound.passes:
-            before = made.seconds
+            before, guess = made.seconds, self._guess(step, made.model.facts)
             made = self.workshop.apply(made, [step], self.base)
             if made.seconds > before:
-                self.pass_seconds.setdefault(step.name(), []).append(made.seconds - before)
+                self.slowness.setdefault(step.name(), []).append((made.seconds - before) / guess)
         return made
 
     def _measure(self, trial: Trial, made: Made) -> Trial:
@@ -307,6 +353,9 @@ class Search:
         self.trials.append(trial)
         for queue in (self.first, self.waiting):
             queue[:] = [candidate for candidate in queue if candidate.name != trial.candidate.name]
+        if trial.status == "measured" and trial.measured_seconds:
+            guess = self._measuring(trial.candidate, trial.figures["latency_ms"].value)
+            self.slowness.setdefault(MEASURING, []).append(trial.measured_seconds / guess)
         if trial.status in ("measured", "dropped"):
             self.predictor.learn(trial.candidate, trial.figures, trial.loss)
 
@@ -316,8 +365,11 @@ class Search:
         losses = []
         for promise in self.aim.promises:
             metric = promise.check(self.workshop.task)
-            before, after = metric.values(base), None if metric.paired else metric.values(rows)
-            if metric.unit == "share" and not metric.paired and before is not None and after is not None:
+            if metric.unit != "share":
+                continue
+            pairs = (np.hstack([side, base]) if metric.paired else side for side in (base, rows))
+            before, after = (metric.values(pair) for pair in pairs)
+            if before is not None and after is not None:
                 losses.append(float((before - after).mean()) * (1 if metric.better == "higher" else -1))
         return max(losses, default=None)
 
@@ -351,10 +403,6 @@ class Search:
             return max(predicted[self.aim.objective].value, 1e-12), 0.1
         share = latency.value / self.bench.base_figures["latency_ms"].value
         return self.aim.cost(self.bench.base_figures[self.aim.objective].value) * share, max(spread, 0.2)
-
-    def _pass_seconds(self, name: str, stage: str) -> float:
-        seen = self.pass_seconds.get(name)
-        return fmean(seen) if seen else GUESS_SECONDS[stage]
 
 
 def chance_of_passing(judgements: Sequence[Judgement], ratio: float, confidence: float) -> float:

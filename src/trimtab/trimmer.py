@@ -22,6 +22,7 @@ from typing import Any
 from trimtab import machines
 from trimtab.apply import Made, Workshop, digest
 from trimtab.errors import CorruptFile, PromiseError, UsageError
+from trimtab.gain import explain
 from trimtab.maths.pareto import fixed_sequence
 from trimtab.measure import Bench, axes, choose_runtime
 from trimtab.pack import pack
@@ -39,6 +40,7 @@ from trimtab.values.store import Store, write_atomically
 from trimtab.values.tab import MEND, TAB_FILE, Tab
 from trimtab.values.task import SPLITS, Task
 from trimtab.verify import check_confidence, decidable, judge, overall
+from trimtab.workers import Crew, check_workers, crew
 
 REQUEST_FILE, RESULT_FILE, BUNDLE = "run.json", "result.json", "bundle"
 RESERVE, RESERVE_S = 0.2, 20.0
@@ -69,6 +71,7 @@ class Run:
     started: float = field(default_factory=time.monotonic)
     earlier_s: float = 0.0
     """Seconds spent on this run by processes before this one."""
+    crew: Crew | None = None
     packed: Trial | None = None
     """The trial whose bundle lies in the run folder so far."""
     seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "converting": 0.0, "measuring": 0.0})
@@ -100,6 +103,10 @@ def check_request(request: Request, task: Task | None = None) -> tuple[Task, Aim
     if not request.promises:
         raise PromiseError("trim needs a promise, as in --promise 'accuracy >= base - 0.01'")
     check_confidence(request.confidence)
+    if request.workers:
+        check_workers(request.workers)
+        if task is not None:
+            raise UsageError("workers open the task by its text, as in reviews.csv(target='y'); this one is in memory")
     known = axes()
     objective = known.figure(request.objective)
     limits = tuple(Limit.parse(text) for text in request.limits)
@@ -135,7 +142,7 @@ def trim(
     """
     task, aim = check_request(request, task)
     workshop = Workshop(task, store or Store(), machines.load(request.on), request.seed)
-    workshop.threads, workshop.trust = workshop.machine.cores, request.trust
+    workshop.threads, workshop.trust = _threads(request), request.trust
     check_folder(out)
     with Tab.open(out) as tab:
         remember(asdict(request) | identity(workshop, request.model), out)
@@ -145,10 +152,16 @@ def trim(
         run = Run(request, out, task, workshop, tab, progress or Progress(), aim.objective)
         workshop.progress = run.progress.doing
         run.earlier_s = max((record.get("elapsed_s", 0.0) for record in tab.read().lines), default=0.0)
-        with _bench(run) as bench:
+        with _bench(run) as bench, _crew(run, bench.base) as run.crew:
             search, order, interrupted = _search(run, aim, bench)
             outcome = _certify(run, search, order, interrupted)
         return _finish(run, outcome)
+
+
+def _threads(request: Request) -> int:
+    """Return the threads that a training gets: all cores here, or its share of them where workers train here too."""
+    local = check_workers(request.workers) if request.workers else 1
+    return max(1, machines.here().cores // max(1, local))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -169,7 +182,7 @@ def identity(workshop: Workshop, model: str) -> dict[str, str]:
     machine = workshop.machine
     splits = {f"content of the {name} split": workshop.fingerprint(name) for name in SPLITS}
     return {
-        "content of the model": workshop.key(model),
+        "content of the model": workshop.keys(model)[-1],
         **splits,
         "kind of machine": digest(machine.cpu, machine.cores, machine.isa),
     }
@@ -217,11 +230,20 @@ def _bench(run: Run) -> Bench:
     return bench
 
 
+def _crew(run: Run, base: Made) -> contextlib.AbstractContextManager[Crew | None]:
+    """Start the workers that the request names, if it names any."""
+    request = run.request
+    if not request.workers:
+        return contextlib.nullcontext()
+    run.progress.doing(f"starting workers: {request.workers}")
+    return crew(request.workers, run.workshop, request.model, request.task, base)
+
+
 def _search(run: Run, aim: Aim, bench: Bench) -> tuple[Search, list[Trial], bool]:
     """Search until the time is over, nothing is left to gain, or Ctrl-C; return the walk to be verified."""
     base = bench.base
     search = Search(run.workshop, bench, base, aim, Predictor(run.workshop.machine, base.model.facts), run.tab)
-    search.clock = lambda: run.elapsed
+    search.clock, search.crew = lambda: run.elapsed, run.crew
     _measure_base(run, search)
     machine = run.workshop.machine
     search.waiting = list(candidates(base.model.facts, machine, run.request.train))
@@ -281,8 +303,12 @@ def _measure_base(run: Run, search: Search) -> None:
         with run.timed("measuring"):
             bench.base_figures = bench.read_base()
         figures = {name: figure.to_json() for name, figure in bench.base_figures.items()}
-        about = {"recipe": run.request.model, "runtime": str(bench.runtime)}
+        about = {"recipe": run.request.model, "runtime": str(bench.runtime), "facts": search.base.model.facts.to_json()}
         run.tab.append("base", **about, figures=figures, elapsed_s=run.elapsed)
+        doubt = bench.doubt()
+        if doubt:
+            run.progress.doing(doubt)
+            run.tab.append("warning", sentence=doubt)
     for name in (search.aim.objective, *(limit.figure for limit in search.aim.limits)):
         if name not in bench.base_figures or bench.base_figures[name].value <= 0:
             raise UsageError(f"{name} cannot be read of the base here: the machine's facts lack its price or its power")
@@ -351,7 +377,9 @@ def _certify(run: Run, search: Search, order: list[Trial], interrupted: bool) ->
     for found in reversed(tested[: 0 if kept is None else kept + 1]):
         outcome = replace(outcome, timed=_time_afresh(run, search, found))
         if outcome.winner is not None:
-            break
+            run.progress.doing("finding where the gain comes from")
+            with run.timed("measuring"):
+                return replace(outcome, gain=explain(search.bench, found.trial.candidate.bound))
     return outcome
 
 
@@ -425,7 +453,7 @@ def dry_run(request: Request, progress: Progress | None = None, store: Store | N
     """Return what a run would try, with predictions, and whether the promise can be decided; only the base is made."""
     task, aim = check_request(request)
     workshop = Workshop(task, store or Store(), machines.load(request.on), request.seed)
-    workshop.threads, workshop.trust = workshop.machine.cores, request.trust
+    workshop.threads, workshop.trust = machines.here().cores, request.trust
     workshop.progress = (progress or Progress()).doing
     base = workshop.open(request.model)
     predictor = Predictor(workshop.machine, base.model.facts)

@@ -5,9 +5,22 @@ import torch
 from torch import nn
 
 from trimtab.errors import CorruptFile, Refused
-from trimtab.fit.channels import cut, groups, read_cuts, repeat
+from trimtab.fit import channels
+from trimtab.fit.units import cuts_of, read_cuts, repeat
 
 IMAGE = (torch.zeros(2, 3, 8, 8),)
+
+
+def groups(module, image, importance):
+    return channels.groups("main", module, image, importance, lambda items: None)
+
+
+def cut(module, image, plan):
+    """Remove channels of groups by their root; returns the cuts."""
+    found = {group.root: group for group in groups(module, image, "magnitude")}
+    cuts = cuts_of([(found[root], units) for root, units in plan.items()])["main"]
+    repeat(module, cuts)
+    return cuts
 
 
 class Joined(nn.Module):

@@ -13,6 +13,7 @@ from torch import nn
 from trimtab.errors import DataError, Refused
 from trimtab.fit.checkpoint import CHECKPOINT_FILE
 from trimtab.fit.loop import evaluate, fit
+from trimtab.fit.optimizer import settled
 from trimtab.fit.settings import Settings, Surroundings
 from trimtab.values.task import TaskView
 
@@ -51,16 +52,36 @@ def stopping_after(count):
     return progress
 
 
-def test_learns_and_is_deterministic(view):
-    one, other, third = net(), net(), net()
-    report = fit(one, view, LONGER, Surroundings(seed=3))
-    fit(other, view, LONGER, Surroundings(seed=3))
-    fit(third, view, LONGER, Surroundings(seed=4))
+def test_learns(view):
+    module = net()
+    report = fit(module, view, LONGER, Surroundings(seed=3))
     assert report.history[-1]["accuracy"] > 0.65
-    assert report.history[-1]["accuracy"] == evaluate(one, view, "validation", view.task.metrics[0])
-    assert not one.training
+    assert report.history[-1]["accuracy"] == evaluate(module, view, "validation", view.task.metrics[0])
+    assert not module.training
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_seed_gives_one_net(view, precision):
+    one, other, third = net(), net(), net()
+    settings = Settings(steps=6, lr=0.01, precision=precision)
+    for module, seed in ((one, 3), (other, 3), (third, 4)):
+        fit(module, view, settings, Surroundings(seed=seed))
     assert same(state(one), state(other))
     assert not same(state(one), state(third))
+    assert {value.dtype for value in state(one).values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_what_is_left_open_suits_the_net():
+    narrow, wide = (nn.TransformerEncoderLayer(width, 4) for width in (16, 1024))
+    found = [settled(Settings(), module) for module in (net(), nn.LSTM(2, 2), narrow, wide)]
+    assert [(settings.lr, settings.clip) for settings in found] == [
+        (0.002, None),
+        (0.002, 1.0),
+        (0.002, 1.0),
+        (0.0001, 1.0),
+    ]
+    given = Settings(lr=0.5, clip=9.0)
+    assert settled(given, wide) == given
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from small_texts import tokenizer_text, write_reviews
 from trimtab.errors import CorruptFile, DataError, Refused, UnknownName, UnsafeFile
 from trimtab.fit import code
 from trimtab.fit import module as artefact
 from trimtab.values.registry import registry
+from trimtab.values.task import TaskView
 
 CODE = """
 import torch
@@ -256,3 +258,30 @@ def test_edits_are_replayed_by_the_pass_that_made_them(saved, view, monkeypatch)
     assert artefact.load(part).first.out_features == 5
     assert artefact.edited(part)[1] == [{"by": "halve", "edit": {"width": 5}}]
     assert artefact.load(replace(part, facts=part.facts)).first.out_features == 5
+
+
+class Words(nn.Module):
+    """A mean of embedded words."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 4), nn.Linear(4, 2)
+
+    def forward(self, input_ids, attention_mask):
+        weight = attention_mask.unsqueeze(2)
+        return self.head((self.embed(input_ids) * weight).sum(1) / weight.sum(1))
+
+
+@pytest.mark.parametrize(("padding", "axis"), [("longest", "time"), ("max", 3)])
+def test_texts_have_a_free_length_even_if_all_seen_were_cut_off(tmp_path, padding, axis):
+    (tmp_path / "tokenizer.json").write_text(tokenizer_text())
+    path = write_reviews(tmp_path / "reviews.csv")
+    named = {"target": "label", "text": "review", "tokenizer": str(tmp_path), "max_length": 3}
+    view = TaskView(registry("tasks").take("text")(str(path), padding=padding, **named))
+    assert {example.inputs["input_ids"].shape for example in view.split("train")} == {(3,)}
+    found = artefact.signature(Words(), view)
+    assert {spec.name: spec.shape for spec in found.inputs} == {
+        "input_ids": ("batch", axis),
+        "attention_mask": ("batch", axis),
+    }
+    assert found.outputs[0].shape == ("batch", 2)

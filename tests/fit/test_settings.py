@@ -34,6 +34,8 @@ def test_constant_schedule_and_more_warm_up_than_steps():
         ({"lr": float("nan")}, "lr is above 0"),
         ({"alpha": 1.5}, "alpha is from 0 to 1"),
         ({"weight_decay": -0.1}, "at least 0"),
+        ({"features": -1.0}, "features is at least 0"),
+        ({"precision": "fp16"}, "fp32, bf16"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(wrong, says):

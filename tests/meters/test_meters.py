@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from small_texts import tokenizer_text, write_reviews
 from trimtab.errors import DataError
 from trimtab.meters import Probe, energy
 from trimtab.meters.cost import Cost
@@ -16,9 +17,11 @@ from trimtab.meters.quality import Quality
 from trimtab.meters.size import Size
 from trimtab.meters.throughput import Throughput
 from trimtab.run.client import open_worker
-from trimtab.run.timing import call_seconds, real_batches
+from trimtab.run.timing import call_seconds, real_batches, shape_conditions
 from trimtab.runtimes.null import Null
 from trimtab.values.model import Model
+from trimtab.values.registry import registry
+from trimtab.values.task import TaskView
 
 
 class Scripted:
@@ -196,3 +199,47 @@ def test_timing_takes_full_batches_or_one_smaller(toy_view):
     assert [len(inputs["features"]) for inputs in real_batches(toy_view, "validation", 300)] == [100]
     with pytest.raises(ValueError, match="at least one batch"):
         call_seconds(Scripted([]), [], 1.0)
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Texts of 3 to 10 tokens, in an order that has nothing to do with their length."""
+    (tmp_path / "tokenizer.json").write_text(tokenizer_text())
+    path = write_reviews(tmp_path / "reviews.csv")
+    named = {"target": "label", "text": "review", "tokenizer": str(tmp_path), "max_length": 9}
+    return lambda **more: TaskView(registry("tasks").take("text")(str(path), **named | more))
+
+
+def test_texts_alone_are_timed_from_short_to_long_at_their_own_length(probe, texts):
+    session = Scripted([0.001])
+    (median, _) = Latency().read(session, replace(probe, view=texts(), split="train", batch=1)).figures
+    lengths = [batch["input_ids"].shape[1] for batch in session.given]
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[-1]
+    assert all(batch["attention_mask"].all() for batch in session.given)
+    every = [len(example.inputs["input_ids"]) for example in texts().split("train")]
+    assert abs(np.mean(lengths) - np.mean(every)) < 0.5, "eighths stand for all"
+    said = median.conditions
+    assert said["shapes"]["input_ids"] == [1, f"{lengths[0]}-{lengths[-1]}"]
+    assert said["mean_length"] == pytest.approx(np.mean(lengths), abs=0.06)
+    assert said["padding_share"] == 0
+
+
+def test_padding_is_part_of_the_conditions(probe, texts):
+    session = Scripted([0.01])
+    (figure,) = Throughput().read(session, replace(probe, view=texts(), split="train")).figures
+    masks = np.concatenate([batch["attention_mask"].ravel() for batch in session.given])
+    assert 0 < figure.conditions["padding_share"] == pytest.approx(1 - masks.mean(), abs=1e-3)
+    assert figure.conditions["order"] == "as in the split"
+    session, whole = Scripted([0.01]), replace(probe, view=texts(padding="max"), split="train", batch=1)
+    (median, _) = Latency().read(session, whole).figures
+    masks = np.concatenate([batch["attention_mask"].ravel() for batch in session.given])
+    assert median.conditions["shapes"]["input_ids"] == [1, 9]
+    assert median.conditions["padding_share"] == pytest.approx(1 - masks.mean(), abs=1e-3)
+
+
+def test_sequences_have_lengths_too():
+    inputs = {"sequence": np.zeros((2, 6, 3)), "length": np.array([4, 6])}
+    said = shape_conditions([inputs])
+    assert (said["mean_length"], said["padding_share"]) == (5.0, 0.167)
+    assert "mean_length" not in shape_conditions([{"image": np.zeros((2, 1, 8, 8))}])

@@ -2,15 +2,18 @@ from dataclasses import replace
 
 import pytest
 
+from fit_toys import Backwards, greedy
 from trimtab.errors import Refused
 from trimtab.fit import module as artefact
 from trimtab.fit.loop import evaluate
+from trimtab.fit.program import Net
 from trimtab.passes import Context
 from trimtab.passes.distill import Distill
 from trimtab.passes.prune import Prune
 from trimtab.passes.train import Train
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
+from trimtab.values.model import Model
 from trimtab.values.registry import registry
 from trimtab.values.task import TaskView
 
@@ -49,19 +52,69 @@ def test_a_pruned_net_comes_back_to_the_base(base, view, tmp_path):
 
 
 @pytest.mark.slow
-def test_needs_one_torch_network_as_teacher(base, view, tmp_path):
-    with pytest.raises(Refused, match="needs a base that is one torch network, to be the teacher; got none"):
+def test_needs_a_torch_model_as_teacher(base, view, tmp_path):
+    with pytest.raises(Refused, match="needs a base that is a torch model, to be the teacher; got none"):
         Distill().apply(base, Context(view, tmp_path, HERE))
     foreign = base.map_parts({"main": replace(base.main, format="onnx")})
-    with pytest.raises(Refused, match="got one of format onnx with 1 parts"):
+    with pytest.raises(Refused, match="got one of format onnx"):
         Distill().apply(base, Context(view, tmp_path, HERE, base=foreign))
 
 
-def test_chosen_only_where_something_was_cut():
-    facts = Facts("torch", 1, 1, {"conv": 1}, quality_loss=0.3)
-    assert Distill.choices(facts, HERE) == ()
-    first, second = (
-        choice.predict(replace(facts, cut=0.5), HERE) for choice in Distill.choices(replace(facts, cut=0.5), HERE)
-    )
-    assert 0 < second.quality_loss < first.quality_loss < 0.3
-    assert first.cut == 0.0
+def test_chosen_only_where_something_was_cut(machine):
+    facts = Facts("torch", 1, 20_000_000, {"conv": 9}, quality_loss=0.3)
+    assert Distill.choices(facts, machine) == ()
+    choices = Distill.choices(replace(facts, cut=0.5), machine)
+    predicted = [choice.predict(facts, machine) for choice in choices]
+    losses = [one.quality_loss for one in predicted]
+    assert [choice.steps for choice in choices] == [256, 1024, 2048]
+    assert 0.3 > losses[0] > losses[1] > losses[2] > 0
+    assert {one.cut for one in predicted} == {0.0}
+
+
+def test_choices_fit_the_machine_and_say_how_long_they_take(machine):
+    large = Facts("torch", 22_000_000, 220_000_000, {"linear": 38}, cut=0.5)
+    short, medium, long = Distill.choices(large, machine)
+    for choice, seconds in ((short, 20), (medium, 60), (long, 180)):
+        assert seconds / 1.5 < choice.seconds(large, machine) < seconds * 1.5
+    assert {choice.precision for choice in (short, medium, long)} == {"fp32"}
+    modern = replace(machine, isa=("avx512_bf16",))
+    assert {choice.precision for choice in Distill.choices(large, modern)} == {"bf16"}
+    assert Distill.choices(replace(large, operations=10**12), machine) == ()
+    assert [choice.steps for choice in Distill.choices(large, HERE)] == [512, 1024, 4096]
+    assert Distill(steps=3).seconds(large, HERE) is None
+
+
+def test_follows_the_teacher_alone_where_there_are_no_labels(view, tmp_path):
+    class Unlabelled(type(view.task)):
+        objective = "none"
+
+        @property
+        def metrics(self):
+            return tuple(metric for metric in super().metrics if metric.paired)
+
+        def collate(self, examples):
+            return replace(super().collate(examples), targets=None)
+
+    bare = TaskView(Unlabelled())
+    models = [
+        registry("sources").take("zoo")().open(f"mlp(width=16, seed={seed})", tmp_path / str(seed), view)
+        for seed in (0, 1)
+    ]
+    told = Distill(steps=1).apply(models[0], Context(bare, tmp_path / "out", HERE, base=models[1]))
+    assert told.notes["distill"]["notes"] == ["the task has no targets: the teacher alone is followed (alpha=1)"]
+
+
+@pytest.mark.slow
+def test_a_speller_of_two_parts_is_trained_and_taught(tmp_path):
+    view = TaskView(Backwards())
+    large, small = greedy(tmp_path / "large", width=24), greedy(tmp_path / "small", width=16)
+    base = Train(epochs=8, lr=0.02).apply(large, Context(view, tmp_path / "base", HERE))
+    told = Distill(epochs=8, lr=0.02).apply(small, Context(view, tmp_path / "out", HERE, base=base))
+    assert base.notes["train"]["history"][-1]["wrong"] < 0.8
+    assert told.notes["distill"]["history"][-1]["wrong"] < 0.8 < told.notes["distill"]["history"][0]["wrong"]
+    assert not any("anew" in note for note in told.notes["distill"]["notes"])
+    for made in (base, told):
+        made.save(made.main.path.parent)
+        again = Net.load(Model.open(made.main.path.parent))
+        history = next(iter(made.notes.values()))["history"]
+        assert evaluate(again, view, "validation", Backwards().metrics[0]) == history[-1]["wrong"]

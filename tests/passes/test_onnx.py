@@ -1,21 +1,31 @@
 """Export: the graph that comes out computes what torch computed, or is refused."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
+import small_data
+import small_texts
 from trimtab.errors import Refused
 from trimtab.fit import module
 from trimtab.passes import Context
+from trimtab.passes import _onnx_export as exporters
 from trimtab.passes import onnx as export
 from trimtab.passes.onnx import Onnx
 from trimtab.run import onnx_check, onnx_files
+from trimtab.run.program import drive
+from trimtab.runtimes.onnxruntime import OnnxRuntime as Ort
+from trimtab.runtimes.torch import Torch
 from trimtab.sources.zoo import Zoo
+from trimtab.values import store
 from trimtab.values.facts import Facts
-from trimtab.values.model import Model
+from trimtab.values.model import Cascade, Model, Scan, Signature, TensorSpec
+from trimtab.values.registry import registry
 from trimtab.values.task import Batch, Example, Task, TaskView
 
 
@@ -104,13 +114,13 @@ def test_batch_norms_are_folded_and_no_path_of_this_machine_stays(tmp_path, mach
 
 
 def test_a_length_baked_into_the_graph_is_found_and_nothing_is_printed(tmp_path, machine, monkeypatch, capfd):
-    monkeypatch.setattr(export, "_dynamo", lambda *a: (_ for _ in ()).throw(RuntimeError("not today")))
+    monkeypatch.setattr(exporters, "_dynamo", lambda *a: (_ for _ in ()).throw(RuntimeError("not today")))
     with pytest.raises(Refused, match=r"torchscript: .*Reshape.*dynamo: not today"):
         exported("transformer(width=16, depth=1)", tmp_path, machine, {"exporter": "torchscript"})
     assert capfd.readouterr() == ("", "")
 
 
-TORCHSCRIPT = export._torchscript
+TORCHSCRIPT = exporters._torchscript
 
 
 def scale_weights(proto):
@@ -120,7 +130,7 @@ def scale_weights(proto):
 
 
 def test_the_other_exporter_takes_over_and_is_named(tmp_path, machine, monkeypatch):
-    monkeypatch.setattr(export, "_dynamo", lambda *a: (_ for _ in ()).throw(RuntimeError("no such operator\nmore")))
+    monkeypatch.setattr(exporters, "_dynamo", lambda *a: (_ for _ in ()).throw(RuntimeError("no such operator\nmore")))
     before, after, view = exported("mlp(width=8)", tmp_path, machine, {})
     assert after.notes["onnx"]["exporter"] == "torchscript"
     assert after.notes["onnx"]["failed_first"] == ["dynamo: no such operator"]
@@ -134,20 +144,187 @@ def test_a_graph_that_computes_something_else_is_refused_with_the_figure(tmp_pat
         return proto
 
     for name in ("_dynamo", "_torchscript"):
-        monkeypatch.setattr(export, name, wrong)
+        monkeypatch.setattr(exporters, name, wrong)
     with pytest.raises(Refused, match=r"differs from torch by 0\.\d+ at batch 1; at most"):
         exported("mlp(width=8)", tmp_path, machine, {})
 
 
 def test_running_out_of_memory_is_not_a_refusal(tmp_path, machine, monkeypatch):
-    monkeypatch.setattr(export, "_dynamo", lambda *a: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(exporters, "_dynamo", lambda *a: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         exported("mlp(width=8)", tmp_path, machine, {})
 
 
-def test_models_of_several_parts_or_with_state_are_refused(stateful, cascade, machine):
-    for program in (stateful, cascade):
-        assert "one part without state" in Onnx().refuses(Model.open(program.folder), machine)
+def test_every_part_of_a_greedy_program_is_exported_with_its_state(tmp_path, machine):
+    view = TaskView(small_data.cmudict(tmp_path))
+    model = Zoo().open("g2p(width=8, pretrained=False)", tmp_path / "torch", view)
+    after = Onnx(exporter="torchscript").apply(model, Context(view, tmp_path / "onnx", machine))
+    assert after.program == model.program
+    assert after.notes["onnx"]["exporter"] == "torchscript"
+    for name, part in after.parts.items():
+        assert (part.format, part.signature.inputs) == ("onnx", model.parts[name].signature.inputs)
+    assert dict(after.parts["decoder"].signature.state) == {"state_out": "state"}
+    assert after.parts["encoder"].facts.operations == pytest.approx(model.parts["encoder"].facts.operations, rel=0.1)
+    inputs = next(view.batches("validation", 5)).inputs
+    told, said = (
+        drive(each, runtime().load(each, machine), inputs) for each, runtime in ((model, Torch), (after, Ort))
+    )
+    assert np.array_equal(told["tokens"], said["tokens"])
+    np.testing.assert_allclose(told["log_probability"], said["log_probability"], atol=1e-5)
+
+
+class Step(nn.Module):
+    """One step of a recurrent net whose past grows: state [N, past]."""
+
+    def forward(self, sequence, past):
+        past = torch.cat([past, sequence.sum(1, keepdim=True)], dim=1)
+        return {"total": past.sum(1, keepdim=True), "present": past}
+
+
+def build_step():
+    return Step()
+
+
+def test_a_state_that_grows_is_exported_at_its_second_step_and_checked_at_the_first(tmp_path, machine):
+    view = TaskView(Sequences())
+    signature = Signature(
+        (TensorSpec("sequence", "float32", ("batch", 4)), TensorSpec("past", "float32", ("batch", "past"))),
+        (TensorSpec("total", "float32", ("batch", 1)), TensorSpec("present", "float32", ("batch", "past"))),
+        {"present": "past"},
+    )
+    batch = Batch({"sequence": np.ones((2, 4), np.float32), "past": np.ones((2, 3), np.float32)}, None)
+    build = {"ref": f"{__file__}:build_step", "arguments": {}, "sha256": store.file_hash(Path(__file__))}
+    part = module.save(Step(), tmp_path / "torch" / "main", signature, build, (), batch)
+    model = Model({"main": part}, Scan("main", ("sequence",)))
+    after = Onnx(exporter="torchscript").apply(model, Context(view, tmp_path / "onnx", machine))
+    sequence = next(view.batches("validation", 3)).inputs["sequence"]
+    said = drive(after, Ort().load(after, machine), {"sequence": sequence})
+    np.testing.assert_allclose(said["total"][:, :, 0], sequence.sum(2).cumsum(1), rtol=1e-5)
+
+
+def test_a_part_that_no_example_reaches_is_refused(tmp_path, machine):
+    view = TaskView(Images())
+    model = Zoo().open("mlp(width=4)", tmp_path / "torch", view)
+    model = replace(model, parts={**model.parts, "spare": model.main})
+    with pytest.raises(Refused, match="the part 'spare' was not run on any example"):
+        Onnx(exporter="torchscript").apply(model, Context(view, tmp_path / "onnx", machine))
+
+
+def test_both_stages_of_a_cascade_are_exported(tmp_path, machine):
+    view = TaskView(Images())
+    small, large = (Zoo().open(f"mlp(width={n})", tmp_path / f"{n}", view).main for n in (4, 6))
+    model = Model({"small": small, "large": large}, Cascade(("small", "large"), (0.0,)))
+    after = Onnx(exporter="torchscript").apply(model, Context(view, tmp_path / "onnx", machine))
+    assert {name: part.format for name, part in after.parts.items()} == {"small": "onnx", "large": "onnx"}
+
+
+class Branch(nn.Module):
+    """Decides on a value: what an exporter cannot see in one run."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(144, 2)
+
+    def forward(self, image):
+        found = self.head(image.flatten(1))
+        if found.sum() > 1e3:
+            found = found * 2
+        return found
+
+
+class Packed(nn.Module):
+    """Reads packed sequences: the last state alone, or the outputs unpacked again."""
+
+    def __init__(self, unpack):
+        super().__init__()
+        self.unpack, self.core = unpack, nn.LSTM(4, 2, batch_first=True)
+
+    def forward(self, sequence, length):
+        packed = nn.utils.rnn.pack_padded_sequence(sequence, length, batch_first=True, enforce_sorted=False)
+        steps, (state, _) = self.core(packed)
+        if not self.unpack:
+            return state[-1]
+        steps, _ = nn.utils.rnn.pad_packed_sequence(steps, batch_first=True, total_length=sequence.shape[1])
+        return steps.sum(1)
+
+
+def build_branch():
+    return Branch()
+
+
+def build_packed(unpack):
+    return Packed(unpack)
+
+
+def own(folder, view, name, **arguments):
+    """Return a model built by a function of this file."""
+    net = globals()[name](**arguments)
+    build = {"ref": f"{__file__}:{name}", "arguments": arguments, "sha256": store.file_hash(Path(__file__))}
+    return Model({"main": module.save(net, folder, module.signature(net, view), build, (), module.example(view))})
+
+
+def test_a_branch_on_values_is_never_written_down_as_one_of_its_ways(tmp_path, machine, capfd, monkeypatch):
+    monkeypatch.setattr(exporters, "_dynamo", lambda *a: (_ for _ in ()).throw(RuntimeError("not today")))
+    view = TaskView(Images())
+    model = own(tmp_path / "torch", view, "build_branch")
+    says = r"torchscript: line \d+ of test_onnx.py decides on values that are known only at run time.* served by torch"
+    with pytest.raises(Refused, match=says):
+        Onnx(exporter="torchscript").apply(model, Context(view, tmp_path / "onnx", machine))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_the_newer_exporter_names_the_line_too(tmp_path, machine):
+    view = TaskView(Images())
+    model = own(tmp_path / "torch", view, "build_branch")
+    says = r"dynamo: line \d+ of test_onnx.py decides on values .*: if found.sum\(\) > 1e3:"
+    with pytest.raises(Refused, match=says):
+        Onnx().apply(model, Context(view, tmp_path / "onnx", machine))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_an_encoder_of_transformers_reads_any_batch_and_length(tmp_path, machine, exporter):
+    pytest.importorskip("transformers")
+    folder, path = small_texts.write_encoder(tmp_path / "encoder"), small_texts.write_reviews(tmp_path / "reviews.csv")
+    settings = {"target": "label", "text": "review", "tokenizer": str(folder), "max_length": 10}
+    view = TaskView(registry("tasks").take("text")(str(path), **settings))
+    (tmp_path / "torch").mkdir()
+    model = registry("sources").take("hf")().open(str(folder), tmp_path / "torch", view)
+    after = Onnx(exporter=exporter).apply(model, Context(view, tmp_path / "onnx", machine))
+    assert after.notes["onnx"]["exporter"] == exporter
+    assert [spec.shape for spec in after.main.signature.inputs] == [("batch", "time"), ("batch", "time")]
+    for size in (1, 7):
+        assert same_as_torch(model, after, next(view.batches("validation", size)))
+
+
+@pytest.mark.parametrize("unpack", [True, False])
+def test_packed_sequences(tmp_path, machine, monkeypatch, unpack):
+    monkeypatch.setattr(exporters, "_dynamo", lambda *a: (_ for _ in ()).throw(RuntimeError("not today")))
+    view = TaskView(Sequences())
+    model = own(tmp_path / "torch", view, "build_packed", unpack=unpack)
+    step, context = Onnx(exporter="torchscript"), Context(view, tmp_path / "onnx", machine)
+    if not unpack:
+        with pytest.raises(Refused, match="a packed sequence is never unpacked: read its last valid step from"):
+            step.apply(model, context)
+        return
+    assert same_as_torch(model, step.apply(model, context), next(view.batches("validation", 11)))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("No ONNX function found for <OpOverload(op='mine.twice', overload='default')>.", "operator mine.twice has no"),
+        ("export failed on an operator with unrecognized namespace mine::twice. If you", "operator mine::twice has no"),
+        ("Exporting the operator 'aten::foo' to ONNX opset version 20 is not supported", "operator aten::foo has no"),
+        ("Failed\n## Exception summary\n\n<class 'TypeError'>: zeros() got a list\n", "zeros() got a list"),
+        ("", "ValueError"),
+    ],
+)
+def test_why_an_export_failed_is_said_in_one_line(text, says):
+    said = exporters.reason(ValueError(text))
+    assert says in said
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize("settings", [{"opset": 9}, {"opset": 99}, {"exporter": "tensorflow"}])

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from trimtab.fit import module as artefact
 from trimtab.passes import Context
 from trimtab.passes.train import Train
 from trimtab.values.machine import Machine
+from trimtab.values.model import Cascade
 from trimtab.values.notation import Step
 from trimtab.values.registry import registry
 from trimtab.values.task import TaskView
@@ -61,10 +63,17 @@ def test_goes_on_after_a_deadline_to_the_same_weights(model, view, tmp_path):
         assert (whole.main.path / name).read_bytes() == (resumed.main.path / name).read_bytes()
 
 
-def test_refuses_a_program_of_several_parts(model):
+def test_refuses_a_cascade(model):
     assert Train().refuses(model, HERE) is None
-    several = model.map_parts({"second": model.main})
-    assert Train().refuses(several, HERE) == "train fits one network, this model has the parts main, second"
+    cascade = replace(model, program=Cascade(("main",), ()))
+    assert "a cascade is trained stage by stage" in Train().refuses(cascade, HERE)
+
+
+def test_expects_seconds_of_steps_on_a_machine_whose_peak_is_known(model, machine):
+    assert Train(steps=10).seconds(model.facts, HERE) is None
+    assert Train(epochs=3).seconds(model.facts, machine) is None
+    short, long = (Train(steps=steps).seconds(model.facts, machine) for steps in (10, 20))
+    assert 0 < 2 * short == long
 
 
 def test_never_chosen_by_the_search_and_says_what_it_depends_on(model):

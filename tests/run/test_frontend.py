@@ -164,3 +164,65 @@ def test_lists_without_numbers_are_refused_by_row(lists):
 def test_an_output_that_no_step_makes_is_absent():
     with pytest.raises(DataError, match="'features' is absent"):
         prepare({"steps": [], "inputs": ["features"]}, {"x": [1]})
+
+
+def test_enlarging_is_what_torch_does():
+    torch = pytest.importorskip("torch")
+    image = np.random.default_rng(0).random((2, 1, 5, 7), np.float32)
+    got = run({"op": "resize", "input": "image", "size": [12, 9]}, image=image)["image"]
+    expected = torch.nn.functional.interpolate(torch.from_numpy(image), (12, 9), mode="bilinear").numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_grey_becomes_three_colours():
+    image = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
+    got = run({"op": "repeat", "input": "image", "times": 3}, image=image)["image"]
+    assert got.shape == (2, 3, 2, 2)
+    assert np.array_equal(got[:, 2], image[:, 0])
+
+
+def test_letters_become_places_and_a_stop():
+    step = {"op": "letters", "input": "word", "alphabet": ["", "?", ".", "a", "b"], "unknown": 1, "stop": 2}
+    step |= {"output": "letters", "length": "length"}
+    assert raw_inputs({"steps": [step], "inputs": ["letters", "length"]}) == ["word"]
+    got = run(step, word=["ab", "x", ""])
+    assert got["letters"].tolist() == [[3, 4, 2], [1, 2, 0], [2, 0, 0]]
+    assert got["length"].tolist() == [3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"op": "resize", "input": "x", "size": [0, 4]},
+        {"op": "resize", "input": "x", "size": [4]},
+        {"op": "repeat", "input": "x", "times": "3"},
+        {"op": "letters", "input": "x", "alphabet": [1], "unknown": 1, "stop": 2, "output": "y", "length": "n"},
+    ],
+)
+def test_steps_of_images_and_words_that_do_not_fit(step):
+    with pytest.raises(CorruptFile, match=r"frontend step .* cannot have"):
+        run(step, x=np.zeros((1, 1, 2, 2)))
+
+
+FRAMES = {"op": "frames", "input": "signal", "size": 4, "context": 2, "output": "sequence", "length": "length"}
+
+
+def test_frames_begin_with_the_end_of_the_frame_before():
+    found = prepare({"steps": [FRAMES], "inputs": ["sequence", "length"]}, {"signal": [np.arange(1, 6), np.arange(4)]})
+    assert found["length"].tolist() == [2, 1]
+    assert found["sequence"].tolist() == [
+        [[0, 0, 1, 2, 3, 4], [3, 4, 5, 0, 0, 0]],
+        [[0, 0, 0, 1, 2, 3], [0, 0, 0, 0, 0, 0]],
+    ]
+    assert raw_inputs({"steps": [FRAMES], "inputs": ["sequence", "length"]}) == ["signal"]
+
+
+@pytest.mark.parametrize("signal", [[[]], [[1.0, np.nan]], [["a"]]])
+def test_signals_that_are_no_samples(signal):
+    with pytest.raises(DataError, match="row 0: signal must"):
+        prepare({"steps": [FRAMES]}, {"signal": signal})
+
+
+def test_frames_of_no_size():
+    with pytest.raises(CorruptFile, match="cannot have '0' as its 'size'"):
+        prepare({"steps": [{**FRAMES, "size": 0}]}, {"signal": [[1.0]]})

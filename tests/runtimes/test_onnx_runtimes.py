@@ -1,11 +1,12 @@
 """onnxruntime and openvino serve the same format, so they must agree with each other and with plain numpy."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from trimtab.errors import RecipeError, WorkerMemory
+from trimtab.errors import CorruptFile, RecipeError, UnsafeFile, WorkerMemory
 from trimtab.run.client import open_worker
 from trimtab.run.program import drive
 from trimtab.runtimes.onnxruntime import OnnxRuntime
@@ -15,7 +16,13 @@ from trimtab.values.machine import Machine
 from trimtab.values.model import Model
 from trimtab.values.notation import Step
 
-RUNTIMES = [OnnxRuntime(), OnnxRuntime(threads=2, level="none"), OpenVino(), OpenVino(threads=2, hint="throughput")]
+RUNTIMES = [
+    OnnxRuntime(),
+    OnnxRuntime(threads=2, level="none", spin=True, precise_int8=True),
+    OpenVino(),
+    OpenVino(threads=2, hint="throughput"),
+    OpenVino(static=True),
+]
 
 
 def by_numpy(constants, image):
@@ -38,12 +45,56 @@ def test_a_convolutional_net_agrees_with_numpy(cnn, machine, runtime):
 
 def test_outputs_do_not_change_under_a_later_call(cnn, machine):
     folder, _, inputs = cnn
-    for runtime in (OnnxRuntime(), OpenVino()):
+    for runtime in (OnnxRuntime(), OpenVino(), OpenVino(static=True)):
         session = runtime.load(Model.open(folder), machine)
-        first = session.run(inputs)["output"]
-        kept = first.copy()
-        session.run({"image": inputs["image"] * 2})
-        assert np.array_equal(first, kept)
+        for image in (inputs["image"], inputs["image"][:1]):
+            first = session.run({"image": image})["output"]
+            kept = first.copy()
+            session.run({"image": image * 2})
+            assert np.array_equal(first, kept)
+
+
+def test_a_static_openvino_model_serves_single_examples_from_a_graph_of_its_own(cnn, machine):
+    session = OpenVino(static=True).load(Model.open(cnn[0]), machine)
+    assert session.ones["main"].model_inputs[0].partial_shape.is_static
+    assert not session.requests["main"].model_inputs[0].partial_shape.is_static
+
+
+def test_a_model_with_another_free_axis_is_not_compiled_for_one_shape(stateful, greedy, machine):
+    for program, parts in ((stateful, {"main"}), (greedy, {"decoder"})):
+        session = OpenVino(static=True).load(Model.open(program.folder), machine)
+        assert set(session.ones) == parts
+
+
+@pytest.fixture(scope="module")
+def ir(cnn, tmp_path_factory):
+    """The same net in OpenVINO's own files."""
+    import openvino
+
+    root = tmp_path_factory.mktemp("ir")
+    plain = Model.open(cnn[0])
+    openvino.save_model(openvino.Core().read_model(plain.main.path / "model.onnx"), root / "main" / "model.xml")
+    part = replace(plain.main, format="openvino", path=root / "main")
+    plain.map_parts({"main": part}).save(root)
+    return root
+
+
+def test_openvino_serves_its_own_files_alike(cnn, ir, machine):
+    _, constants, inputs = cnn
+    outputs = OpenVino().load(Model.open(ir), machine).run(inputs)
+    assert np.allclose(outputs["output"], by_numpy(constants, inputs["image"]), atol=2e-2)  # weights in half
+
+
+@pytest.mark.parametrize("spoil", ["missing", "link"])
+def test_openvino_reads_plain_files_of_the_parts_folder_only(ir, machine, tmp_path, spoil):
+    shutil.copytree(ir, tmp_path / "copy")
+    weights = tmp_path / "copy" / "main" / "model.bin"
+    weights.rename(tmp_path / "elsewhere.bin")
+    if spoil == "link":
+        weights.symlink_to(tmp_path / "elsewhere.bin")
+    error = {"missing": CorruptFile, "link": UnsafeFile}[spoil]
+    with pytest.raises(error, match=r"model\.bin"):
+        OpenVino().load(Model.open(tmp_path / "copy"), machine)
 
 
 @pytest.mark.parametrize("name", ["stateful", "greedy", "cascade"])
@@ -88,7 +139,14 @@ def test_openvino_offers_bf16_for_float_models_where_the_processor_has_it(cnn):
     plain = Machine("plain", 2, ("avx2",))
     large = Facts("onnx", 10_000, 500_000_000, {"conv": 4})
     offered = [str(choice) for choice in OpenVino.choices(large, modern)]
-    assert offered[2:] == ["openvino(precision='bf16')", "openvino(threads=2, precision='bf16')"]
+    assert offered[2:] == [
+        "openvino(static=True, precision='bf16')",
+        "openvino(threads=2, static=True, precision='bf16')",
+    ]
+    assert [str(choice) for choice in OpenVino.choices(replace(large, layers={"lstm": 1}), plain)] == [
+        "openvino",
+        "openvino(threads=2)",
+    ]
     assert len(OpenVino.choices(large, plain)) == 2
     assert len(OpenVino.choices(replace(large, activation_bits=8.0), modern)) == 2
     brief = OpenVino(precision="bf16")
@@ -97,6 +155,19 @@ def test_openvino_offers_bf16_for_float_models_where_the_processor_has_it(cnn):
     assert brief.refuses(model, modern) is None
     with pytest.raises(RecipeError, match="precision is f32 or bf16"):
         Step.parse("openvino(precision=f16)").build(OpenVino)
+
+
+def test_onnxruntime_offers_spinning_for_large_nets_and_precision_where_int8_overflows():
+    def offered(facts, *isa, cores=2):
+        return [str(choice) for choice in OnnxRuntime.choices(facts, Machine("here", cores, isa))]
+
+    small = Facts("onnx", 10_000, 1_000_000, activation_bits=8.0)
+    plain = ["onnxruntime", "onnxruntime(threads=2)"]
+    assert offered(small, "avx2", "avx512_vnni") == offered(replace(small, activation_bits=32.0), "avx2") == plain
+    assert offered(small, "avx2") == [*plain, "onnxruntime(precise_int8=True)"]
+    large = replace(small, operations=500_000_000)
+    assert offered(large, "avx2", "avx_vnni") == [*plain, "onnxruntime(threads=2, spin=True)"]
+    assert offered(large, "avx_vnni", cores=1) == ["onnxruntime"]
 
 
 @pytest.mark.parametrize("kind", [OnnxRuntime, OpenVino])

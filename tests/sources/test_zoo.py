@@ -1,3 +1,4 @@
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
@@ -5,10 +6,14 @@ import onnxruntime
 import pytest
 import torch
 
-from trimtab.errors import DataError, RecipeError, UnknownName
+import small_data
+from trimtab.errors import CorruptFile, DataError, RecipeError, UnknownName
 from trimtab.fit import module as artefact
 from trimtab.fit.loop import fit
 from trimtab.fit.settings import Settings
+from trimtab.run.program import drive
+from trimtab.runtimes.torch import Torch
+from trimtab.sources import _zoo_efficientnet, _zoo_g2p
 from trimtab.sources.zoo import BUILDERS, Zoo
 from trimtab.values.registry import registry
 from trimtab.values.task import Batch, Example, Task, TaskView
@@ -134,6 +139,12 @@ def test_the_default_resnet_is_a_realistic_base():
         ("resnet(16)", RecipeError, "takes named sizes"),
         ("resnet(width=0)", RecipeError, "width is a whole number from 1, got 0"),
         ("resnet(width=1.5)", RecipeError, "whole number"),
+        ("resnet(width=True)", RecipeError, "width is a whole number from 1, got True"),
+        ("resnet(pretrained=True)", RecipeError, "no argument 'pretrained'"),
+        ("efficientnet_lite0(pretrained=1)", RecipeError, "pretrained is True or False, got 1"),
+        ("efficientnet_lite0(pretrained=False)", DataError, r"a colour image \[3, H, W\], the task gives \[1, 8, 8\]"),
+        ("g2p", DataError, "takes letters and length, as cmudict gives; digits gives image"),
+        ("neumf", DataError, "takes a person's number, a whole number without axes"),
         ("lstm", DataError, r"takes a sequence \[T, D\] .* the task gives \[1, 8, 8\]"),
     ],
 )
@@ -146,3 +157,158 @@ def test_bad_references_have_one_clear_line(digits, tmp_path, ref, error, says):
 def test_a_net_for_images_does_not_take_sequences(tmp_path):
     with pytest.raises(DataError, match="zoo:resnet takes one input, rising gives sequence, length"):
         Zoo().open("resnet", tmp_path, TaskView(Rising()))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "size", "before_and_behind"),
+    [
+        (3, 2, 64, (0, 1)),
+        (3, 2, 65, (1, 1)),
+        (5, 2, 16, (1, 2)),
+        (5, 1, 8, (2, 2)),
+        (3, 2, 1, (1, 1)),
+        (5, 2, 2, (1, 2)),
+    ],
+)
+def test_padding_is_tensorflows(kernel, stride, size, before_and_behind):
+    outside, inside = _zoo_efficientnet._padding(kernel, stride, (size, size))
+    padded = outside(torch.ones(1, 1, size, size))
+    front = inside[0] or int((padded[0, 0, :, -1 - before_and_behind[1]] == 0).int().argmin())
+    assert padded.shape[2] + 2 * inside[0] == size + sum(before_and_behind)
+    assert front == before_and_behind[0]
+
+
+def published(net):
+    """Return a net's weights under the names of the published file, with a last layer of another size."""
+    own = {name: value for name, value in net.state_dict().items() if not name.startswith("fc.")}
+    parts = {name: [f"_{word}" if not word.isdigit() else word for word in name.split(".")[:-1]] for name in own}
+    named = {".".join([*words, name.rpartition(".")[2]]): own[name] for name, words in parts.items()}
+    return {**named, "_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)}
+
+
+def test_pretrained_weights_fill_everything_but_the_last_layer(tmp_path, monkeypatch):
+    path = tmp_path / "weights.pth"
+    monkeypatch.setattr(_zoo_efficientnet, "fetch", lambda parcel: path)
+    other, net = (BUILDERS["efficientnet_lite0"]([3, 32, 32], 10) for _ in range(2))
+    torch.save(published(other), path)
+    head = net.fc.weight.clone()
+    _zoo_efficientnet.fill(net)
+    assert all(
+        torch.equal(net.state_dict()[name], value) for name, value in other.state_dict().items() if name[:2] != "fc"
+    )
+    assert torch.equal(net.fc.weight, head)
+    lacking = published(other)
+    del lacking["_bn0.weight"]
+    for content, says in (
+        (lacking, "has not the weights wanted: bn0.weight"),
+        ({"_bn0.weight": head}, "does not hold"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(CorruptFile, match=says):
+            _zoo_efficientnet.fill(net)
+    path.write_bytes(pickle.dumps(Rising(), protocol=2))
+    with pytest.raises(CorruptFile, match="does not hold the weights of EfficientNet-Lite0"):
+        _zoo_efficientnet.fill(net)
+
+
+def write_g2p(path, width=8):
+    """Write random weights as g2p-en has them, and return them."""
+    random = np.random.default_rng(0)
+    shapes = {"enc_emb": (29, width), "dec_emb": (74, width), "fc_w": (74, width), "fc_b": (74,)}
+    for part in ("enc", "dec"):
+        shapes |= {f"{part}_w_{gate}": (3 * width, width) for gate in ("ih", "hh")}
+        shapes |= {f"{part}_b_{gate}": (3 * width,) for gate in ("ih", "hh")}
+    arrays = {name: random.normal(0, 0.7, shape).astype(np.float32) for name, shape in shapes.items()}
+    np.savez(path, **arrays)
+    return arrays
+
+
+def gru_step(x, h, weights, part):
+    """One step as the equations have it: reset, update, new."""
+    (r, z, n), (hr, hz, hn) = (
+        np.split(weights[f"{part}_w_{gate}"] @ given + weights[f"{part}_b_{gate}"], 3)
+        for gate, given in (("ih", x), ("hh", h))
+    )
+    reset, update = (1 / (1 + np.exp(-value)) for value in (r + hr, z + hz))
+    return (1 - update) * np.tanh(n + reset * hn) + update * h
+
+
+def spell(letters, weights):
+    """Return the tokens that plain numpy decodes."""
+    state, token, said = np.zeros(8), 2, []
+    for letter in letters:
+        state = gru_step(weights["enc_emb"][letter], state, weights, "enc")
+    while token != 3 and len(said) < 20:
+        state = gru_step(weights["dec_emb"][token], state, weights, "dec")
+        token = int((weights["fc_w"] @ state + weights["fc_b"]).argmax())
+        said.append(token)
+    return said
+
+
+def test_g2p_says_what_its_equations_say(tmp_path, monkeypatch, machine):
+    weights = write_g2p(tmp_path / "weights.npz")
+    monkeypatch.setattr(_zoo_g2p, "fetch", lambda parcel: tmp_path / "weights.npz")
+    monkeypatch.setattr(_zoo_g2p, "WIDTH", 8)
+    view = TaskView(small_data.cmudict(tmp_path))
+    model = Zoo().open("g2p(width=8)", tmp_path, view)
+    examples = view.split("train")
+    outputs = drive(model, Torch().load(model, machine), view.task.collate(examples).inputs)
+    for example, tokens, length in zip(examples, outputs["tokens"], outputs["lengths"], strict=True):
+        assert tokens[:length].tolist() == spell(example.inputs["letters"], weights)
+    assert len({tuple(row) for row in outputs["tokens"].tolist()}) > 5
+    with pytest.raises(RecipeError, match="the pretrained weights have width=8"):
+        Zoo().open("g2p(width=16)", tmp_path / "wide", view)
+    (tmp_path / "weights.npz").write_bytes(b"no archive")
+    with pytest.raises(CorruptFile, match="does not hold the weights of g2p-en"):
+        Zoo().open("g2p(width=8)", tmp_path / "again", view)
+
+
+def test_neural_matrix_factorization_scores_every_pair(tmp_path):
+    view = TaskView(small_data.movielens(tmp_path))
+    model = Zoo().open("neumf(width=4, depth=2)", tmp_path, view)
+    assert artefact.edited(model.main)[0]["arguments"] == {
+        "shape": [], "classes": 60, "vocabulary": 30, "width": 4, "depth": 2
+    }  # fmt: skip
+    net = artefact.load(model.main)
+    with torch.no_grad():
+        scores = net(torch.tensor([3, 7]))
+        pair = torch.cat([net.person_in.weight[7], net.thing_in.weight[5]])
+        first = torch.cat([net.from_person.weight, net.from_thing.weight], dim=1) @ pair + net.from_person.bias
+        expected = net.person.weight[7] @ net.thing.weight[5] + net.tower(torch.relu(first))
+    assert scores.shape == (2, 60)
+    torch.testing.assert_close(scores[1, 5], expected[0])
+
+
+def fetched(ref, folder, view):
+    """Open a pretrained net, or skip where its package cannot be had."""
+    try:
+        return Zoo().open(ref, folder, view)
+    except DataError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+def test_the_published_g2p_knows_words(tmp_path, machine):
+    view = TaskView(small_data.cmudict(tmp_path))
+    model = fetched("g2p", tmp_path, view)
+    batch = view.task.collate(view.split("train"))
+    rows = view.task.score(drive(model, Torch().load(model, machine), batch.inputs), batch)
+    assert view.task.metrics[1].reduce(rows, np.ones((1, len(rows))))[0] < 0.1
+
+
+@pytest.mark.slow
+def test_the_published_efficientnet_knows_a_daisy():
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    net = BUILDERS["efficientnet_lite0"]([3, 224, 224], 1000)
+    try:
+        _zoo_efficientnet.fill(net)
+    except DataError as error:
+        pytest.skip(str(error))
+    state = torch.load(_zoo_efficientnet.fetch(_zoo_efficientnet.PARCEL), weights_only=True)
+    net.fc.load_state_dict({"weight": state["_fc.weight"], "bias": state["_fc.bias"]})
+    photo = Image.fromarray(load_sample_image("flower.jpg")).crop((106, 0, 533, 427)).resize((224, 224))
+    pixels = torch.from_numpy((np.asarray(photo, np.float32) - 127) / 128).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        assert net.eval()(pixels).argmax().item() == 985

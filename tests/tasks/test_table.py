@@ -7,7 +7,8 @@ from pyarrow import parquet
 
 from trimtab.errors import DataError, MissingExtra
 from trimtab.run.frontend import prepare
-from trimtab.tasks.table import Table, typed
+from trimtab.tasks._columns import typed
+from trimtab.tasks.table import Table
 from trimtab.values.task import SPLITS
 
 

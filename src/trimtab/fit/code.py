@@ -1,4 +1,4 @@
-"""Finds the callable that builds a module: in the zoo, in an installed module, or in the user's own file.
+"""Finds the callable that builds a module: a builder of ours, in an installed module, or in the user's own file.
 
 Building runs the user's code, so a reference is checked against the hash of the file it was made from, and one into the
 standard library is refused: a folder of data from elsewhere must not be able to name `os:system`.
@@ -17,7 +17,8 @@ from torch import nn
 
 from trimtab.errors import CorruptFile, DataError, UnknownName, UnsafeFile
 from trimtab.values import store
-from trimtab.values.trust import ZOO
+from trimtab.values.registry import missing
+from trimtab.values.trust import BUILT_IN
 from trimtab.values.usercode import import_file
 
 
@@ -30,8 +31,8 @@ def find(ref: str) -> Callable[..., Any]:
         UnsafeFile: it is the standard library's.
     """
     place, _, name = ref.rpartition(":")
-    if place == ZOO:
-        return _net(name)
+    if place in BUILT_IN:
+        return _builder(place, name)
     module = import_file(Path(place)) if place.endswith(".py") else _from_module(place)
     found = getattr(module, name, None)
     if not callable(found):
@@ -40,17 +41,21 @@ def find(ref: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _net(name: str) -> Callable[..., Any]:
-    builders: Mapping[str, Callable[..., Any]] = importlib.import_module(ZOO).BUILDERS
+def _builder(place: str, name: str) -> Callable[..., Any]:
+    source = place.rpartition(".")[2]
+    try:
+        builders: Mapping[str, Callable[..., Any]] = importlib.import_module(place).BUILDERS
+    except ModuleNotFoundError as error:
+        raise missing(error, f"sources/{source}") from error
     if name not in builders:
-        raise UnknownName("zoo net", name, builders)
+        raise UnknownName(f"{source} net", name, builders)
     return builders[name]
 
 
 def code_hash(ref: str) -> str | None:
-    """Return the sha256 of the code file behind the reference; None for the zoo, which has its version."""
+    """Return the sha256 of the code file behind the reference; None for trimtab's own, which has its version."""
     place = ref.rpartition(":")[0]
-    if place == ZOO:
+    if place in BUILT_IN:
         return None
     return file_hash(Path(place) if place.endswith(".py") else Path(_from_module(place).__file__ or ""))
 

@@ -19,12 +19,18 @@ from torch import Tensor, nn
 from trimtab.errors import DataError, Refused
 from trimtab.fit import checkpoint, tensors
 from trimtab.fit.checkpoint import Progress
-from trimtab.fit.losses import Loss, hard, soft
-from trimtab.fit.module import named
+from trimtab.fit.features import Features
+from trimtab.fit.losses import hard, soft
+from trimtab.fit.optimizer import optimizer, settled
+from trimtab.fit.order import Order, mix
+from trimtab.fit.program import Net
 from trimtab.fit.settings import Report, Settings, Surroundings, rate
-from trimtab.values.task import Batch, Metric, Split, TaskView
+from trimtab.fit.teacher import Teacher, valid
+from trimtab.values.model import Single
+from trimtab.values.task import Metric, Split, TaskView
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH, LONG_BATCH = 256, 32
+"""Examples answered together, and of those whose first axis is a sequence."""
 CHECKPOINT_SECONDS = 3.0
 """Training that a kill may cost, but for models whose checkpoint takes longer to write than a share of that."""
 CHECKPOINT_SHARE = 0.03
@@ -37,7 +43,7 @@ def fit(
     around: Surroundings | None = None,
     teacher: nn.Module | None = None,
 ) -> Report:
-    """Train `module` in place on the view's train split; it is left in eval mode.
+    """Train `module`, a `Net` or one torch module, in place on the view's train split; it is left in eval mode.
 
     Raises:
         DataError: an empty split, or an objective without a loss.
@@ -46,19 +52,20 @@ def fit(
     """
     around = around or Surroundings()
     with checkpoint.seeded(around.seed, around.threads):
-        return _Training(module, view, settings, around, teacher).run()
+        return _Training(Net.of(module), view, settled(settings, module), around, teacher).run()
 
 
 def evaluate(module: nn.Module, view: TaskView, split: Split, metric: Metric) -> float:
-    """Return the metric of `module` on a split the view allows."""
-    module.eval()
-    rows = []
-    with torch.no_grad():
-        for batch in view.batches(split, EVALUATION_BATCH):
-            outputs = named(module(*_inputs(batch)))
-            rows.append(view.task.score({name: value.numpy() for name, value in outputs.items()}, batch))
-    if not rows:
+    """Return the metric of `module`, a `Net` or one torch module, on a split the view allows."""
+    net = Net.of(module).eval()
+    examples = view.split(split)
+    if not len(examples):
         raise DataError(f"the {split} split of {view.task.name} is empty")
+    long = any(array.ndim in (1, 2) for array in examples[0].inputs.values())
+    rows = [
+        view.task.score(net.answer(batch), batch)
+        for batch in view.batches(split, LONG_BATCH if long else EVALUATION_BATCH)
+    ]
     together = np.concatenate(rows)
     return float(metric.reduce(together, np.ones((1, len(together))))[0])
 
@@ -67,38 +74,48 @@ class _Training:
     """One run of the loop."""
 
     def __init__(
-        self, module: nn.Module, view: TaskView, settings: Settings, around: Surroundings, teacher: nn.Module | None
+        self, net: Net, view: TaskView, settings: Settings, around: Surroundings, teacher: nn.Module | None
     ) -> None:
-        self.module, self.view, self.settings, self.around, self.teacher = module, view, settings, around, teacher
+        self.net, self.view, self.settings, self.around = net, view, settings, around
         self.examples = view.split("train")
         if not len(self.examples):
             raise DataError(f"the train split of {view.task.name} is empty")
-        self.per_epoch = math.ceil(len(self.examples) / settings.batch)
-        self.total = settings.steps or settings.epochs * self.per_epoch
+        self.order = Order(self.examples, settings.batch, around.seed)
+        self.total = settings.steps or settings.epochs * self.order.batches
         self.metric = next((metric for metric in view.task.metrics if not metric.paired), None)
-        self.hard: Loss = hard(view.task.objective, view.task.class_weights, settings.label_smoothing)
-        self.soft: Loss = soft(view.task.objective, settings.temperature)
-        self.optimizer = _optimizer(module, settings)
+        self.notes: list[str] = []
+        self.teacher = Teacher(teacher, view) if teacher is not None else None
+        self.alpha = self._alpha()
+        self.features = self._features()
+        self.hard = (
+            hard(view.task.objective, view.task.class_weights, settings.label_smoothing) if self.alpha < 1 else None
+        )
+        self.soft = soft(view.task.objective, settings.temperature)
+        self.whole = nn.ModuleList([net, *([self.features] if self.features else [])])
+        self.optimizer = optimizer(self.whole, settings)
 
     def run(self) -> Report:
         """Train to the end, from the checkpoint where there is one."""
-        key, notes = self._key(), []
+        key = self._key()
         progress = Progress()
         if self.around.keep:
-            progress, note = checkpoint.read(self.around.keep, key, self.module, self.optimizer)
-            notes += [note] if note else []
-        # Convolutions train about a third faster on CPUs with channels last.
-        _lay_out(self.module, torch.channels_last)
+            progress, note = checkpoint.read(self.around.keep, key, self.whole, self.optimizer)
+            self.notes += [note] if note else []
         try:
+            self._prepare()
+            # Convolutions train about a third faster on CPUs with channels last.
+            _lay_out(self.net, torch.channels_last)
             self._epochs(progress, key)
         finally:
-            _lay_out(self.module, torch.contiguous_format)
-            self.module.eval()
+            _lay_out(self.net, torch.contiguous_format)
+            self.net.eval()
+            if self.features:
+                self.features.close()
         if progress.best_state:
-            self.module.load_state_dict(progress.best_state, strict=False)
+            self.whole.load_state_dict(progress.best_state, strict=False)
         if progress.step < self.total:
-            notes.append(f"stopped early at step {progress.step} of {self.total}")
-        return Report(progress.step, tuple(progress.history), tuple(notes))
+            self.notes.append(f"stopped early at step {progress.step} of {self.total}")
+        return Report(progress.step, tuple(progress.history), tuple(self.notes))
 
     def _epochs(self, progress: Progress, key: str) -> None:
         written, pause = time.monotonic(), CHECKPOINT_SECONDS
@@ -106,7 +123,7 @@ class _Training:
             self._in_time(progress, key)
             loss = self._step(progress.step)
             progress.step, progress.loss_sum = progress.step + 1, progress.loss_sum + loss
-            ended = progress.step % self.per_epoch == 0 or progress.step == self.total
+            ended = progress.step % self.order.batches == 0 or progress.step == self.total
             if ended:
                 self._epoch_end(progress)
             if self.around.keep and (ended or time.monotonic() - written > pause):
@@ -117,11 +134,10 @@ class _Training:
             self._tell(progress, loss)
 
     def _step(self, step: int) -> float:
-        self.module.train()
+        self.net.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * rate(self.settings, step, self.total)
-        batch = self._batch(step)
-        loss = self._loss(batch)
+            group["lr"] = self.settings.peak * rate(self.settings, step, self.total)
+        loss = self._loss(step)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Refused(
@@ -131,46 +147,74 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.settings.clip:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip)
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.clip)
         self.optimizer.step()
         return value
 
-    def _batch(self, step: int) -> Batch:
-        epoch, index = divmod(step, self.per_epoch)
-        order = torch.randperm(len(self.examples), generator=_generator(self.around.seed, epoch))
-        chosen = order.tensor_split(self.per_epoch)[index].tolist()
-        batch = self.view.task.collate([self.examples[i] for i in chosen])
-        return self.view.task.augment(batch, _mix(self.around.seed, step))
-
-    def _loss(self, batch: Batch) -> Tensor:
-        inputs = _inputs(batch)
-        outputs = next(iter(named(self.module(*inputs)).values()))
-        alpha = self.settings.alpha if self.teacher is not None else 0.0
-        loss = torch.zeros(())
-        if alpha < 1:
+    def _loss(self, step: int) -> Tensor:
+        chosen = self.order.chosen(step)
+        plain = self.view.task.collate([self.examples[i] for i in chosen])
+        batch = self.view.task.augment(plain, mix(self.around.seed, step))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            outputs = self.net.scores(batch)
+        outputs, loss = outputs.float(), torch.zeros(())
+        if self.hard is not None:
             if batch.targets is None:
                 raise DataError(f"{self.view.task.name} has no targets to train on")
-            loss = loss + (1 - alpha) * self.hard(outputs, torch.from_numpy(np.asarray(batch.targets)))
-        if self.teacher is not None and alpha > 0:
-            with torch.no_grad():
-                answer = next(iter(named(self.teacher.eval()(*inputs)).values()))
-            loss = loss + alpha * self.soft(outputs, answer)
-        return loss
+            loss = loss + (1 - self.alpha) * self.hard(outputs, torch.from_numpy(np.asarray(batch.targets)))
+        if self.teacher is not None and self.alpha > 0:
+            answers = self.teacher.answer(batch, chosen, batch is plain)
+            loss = loss + self.alpha * self.soft(outputs, answers, valid(batch, answers))
+        return loss + self.settings.features * self.features.loss(batch) if self.features else loss
+
+    def _alpha(self) -> float:
+        if self.teacher is None:
+            return 0.0
+        if self.view.task.objective != "none":
+            return self.settings.alpha
+        self.notes.append("the task has no targets: the teacher alone is followed (alpha=1)")
+        return 1.0
+
+    def _features(self) -> Features | None:
+        if self.teacher is None or not self.settings.features:
+            return None
+        models = (self.net.model, self.teacher.net.model)
+        if any(model is not None and not isinstance(model.program, Single) for model in models):
+            self.notes.append("features are matched in nets of one call only, so not here")
+            return None
+        few = self.view.task.collate([self.examples[i % len(self.examples)] for i in range(2)])
+        features = Features(self.net, self.teacher.net, few)
+        if not features.pairs:
+            features.close()
+            self.notes.append("no block repeats in these nets: no features to match")
+            return None
+        self.notes.append(f"features of {features.pairs} blocks matched")
+        return features
+
+    def _prepare(self) -> None:
+        """Say how much padding there is; ask the teacher beforehand where that saves asking."""
+        now, before = self.order.padding()
+        if before:
+            self.notes.append(f"batches of like lengths: {now:.0%} of their steps are padding, {before:.0%} unsorted")
+        if self.teacher is None or self.features or not self.alpha or self.total <= self.order.batches:
+            return
+        self.teacher.prepare(self.order.by_length(), self.around.check_time)
+        self.notes += [self.teacher.note] if self.teacher.note else []
 
     def _epoch_end(self, progress: Progress) -> None:
-        taken = (progress.step - 1) % self.per_epoch + 1
-        entry = {"epoch": progress.step / self.per_epoch, "loss": progress.loss_sum / taken}
+        taken = (progress.step - 1) % self.order.batches + 1
+        entry = {"epoch": progress.step / self.order.batches, "loss": progress.loss_sum / taken}
         progress.loss_sum = 0.0
         progress.history.append(entry)
         if self.metric is None:
             return
-        value = evaluate(self.module, self.view, "validation", self.metric)
+        value = evaluate(self.net, self.view, "validation", self.metric)
         entry[self.metric.name] = value
         if self.settings.patience is None:
             return
         higher = self.metric.better == "higher"
         if progress.best is None or (value > progress.best if higher else value < progress.best):
-            progress.best, progress.waited, progress.best_state = value, 0, checkpoint.copy_state(self.module)
+            progress.best, progress.waited, progress.best_state = value, 0, checkpoint.copy_state(self.whole)
         else:
             progress.waited += 1
 
@@ -186,47 +230,20 @@ class _Training:
 
     def _write(self, progress: Progress, key: str) -> None:
         if self.around.keep:
-            checkpoint.write(self.around.keep, key, self.module, self.optimizer, progress)
+            checkpoint.write(self.around.keep, key, self.whole, self.optimizer, progress)
 
     def _tell(self, progress: Progress, loss: float) -> None:
-        epoch = math.ceil(progress.step / self.per_epoch)
+        epoch = math.ceil(progress.step / self.order.batches)
         self.around.progress(f"epoch {epoch}, loss {loss:.3f}", progress.step / self.total)
 
     def _key(self) -> str:
         """Return what a checkpoint must agree with: settings, seed, data and the weights at the start."""
-        start = tensors.digest(checkpoint.copy_state(self.module))
+        start = tensors.digest(checkpoint.copy_state(self.whole))
         said = f"{asdict(self.settings)} {self.around.seed} {self.view.task.name} {len(self.examples)} {start}"
         return hashlib.sha256(said.encode()).hexdigest()
-
-
-def _optimizer(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not trained:
-        raise Refused("the model has no weights to train")
-    # Biases and norms are not decayed: it would pull them to zero without making the net any smoother.
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr)
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
 
 
 def _lay_out(module: nn.Module, layout: torch.memory_format) -> None:
     for parameter in module.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=layout)
-
-
-def _inputs(batch: Batch) -> tuple[Tensor, ...]:
-    tensors_in = (torch.from_numpy(array.copy()) for array in batch.inputs.values())
-    return tuple(t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in tensors_in)
-
-
-def _mix(*numbers: int) -> int:
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:6])
-
-
-def _generator(seed: int, epoch: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_mix(seed, epoch, -1))

@@ -166,11 +166,17 @@ def signature(module: nn.Module, view: TaskView) -> Signature:
 def _input_spec(name: str, batch: Batch, view: TaskView) -> TensorSpec:
     examples = view.split("train")
     shapes = {examples[i].inputs[name].shape for i in range(min(64, len(examples)))}
-    timed = "length" in batch.inputs and name != "length"
+    timed = ("length" in batch.inputs and name != "length") or name in _ragged(view)
     rest = batch.inputs[name].shape[1:]
     varies = [len({shape[axis] for shape in shapes}) > 1 or (timed and axis == 0) for axis in range(len(rest))]
     shape = ["time" if changing else size for size, changing in zip(rest, varies, strict=True)]
     return TensorSpec(name, str(batch.inputs[name].dtype), ("batch", *shape))
+
+
+def _ragged(view: TaskView) -> set[str]:
+    """Return the inputs that are as long as the longest text of a batch, even if all texts seen were cut off."""
+    steps = [step for step in view.task.frontend().get("steps", ()) if step.get("padding") == "longest"]
+    return {step[key] for step in steps for key in ("output", "mask")}
 
 
 def _output_spec(name: str, value: Tensor, times: set[int]) -> TensorSpec:

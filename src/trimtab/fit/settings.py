@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OPTIMIZERS, SCHEDULES = ("adamw", "sgd"), ("cosine", "step", "constant")
+PRECISIONS = ("fp32", "bf16")
+LR = 0.002
+"""Learning rate where none is set and no other suits the net."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,8 @@ class Settings:
     """Passes over the train split."""
     steps: int | None = None
     """Optimizer steps in all; replaces `epochs`."""
-    lr: float = 0.002
-    """Highest learning rate."""
+    lr: float | None = None
+    """Highest learning rate; None: 0.002, or 0.0001 for large nets with attention (`trimtab.fit.optimizer`)."""
     optimizer: str = "adamw"
     """`adamw` or `sgd`."""
     momentum: float = 0.9
@@ -33,7 +36,7 @@ class Settings:
     batch: int = 16
     """Examples a step."""
     clip: float | None = None
-    """Largest norm of the gradient of all weights together."""
+    """Largest norm of the gradient of all weights; None: 1 for nets with attention or recurrence, else none."""
     patience: int | None = None
     """Stop after so many epochs without a better validation metric, and keep the best weights."""
     label_smoothing: float = 0.0
@@ -42,10 +45,15 @@ class Settings:
     """Share of the teacher in the loss; 0 without a teacher."""
     temperature: float = 2.0
     """Softens the teacher's and the student's answers (Hinton et al. 2015, arXiv 1503.02531, section 2)."""
+    features: float = 0.0
+    """Weight of matching the teacher's hidden states in the loss (`trimtab.fit.features`)."""
+    precision: str = "fp32"
+    """Of the products in the forward and backward pass: `fp32`, or `bf16` with weights kept in fp32."""
 
     def __post_init__(self) -> None:
         self._one_of("optimizer", OPTIMIZERS)
         self._one_of("schedule", SCHEDULES)
+        self._one_of("precision", PRECISIONS)
         for name in ("epochs", "steps", "batch", "patience", "lr", "clip", "temperature"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -53,8 +61,14 @@ class Settings:
         for name in ("momentum", "warmup", "label_smoothing", "alpha"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is from 0 to 1, got {getattr(self, name)}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay is at least 0, got {self.weight_decay}")
+        for name in ("weight_decay", "features"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is at least 0, got {getattr(self, name)}")
+
+    @property
+    def peak(self) -> float:
+        """The highest learning rate, settled."""
+        return LR if self.lr is None else self.lr
 
     def _one_of(self, name: str, known: tuple[str, ...]) -> None:
         if getattr(self, name) not in known:

@@ -1,4 +1,4 @@
-"""Machines: one TOML file each, and `here`, which is probed.
+"""Machines: one TOML file each, `here`, which is probed, and `ssh:HOST`, which is probed over there.
 
 A probe reads what the system tells (cores and memory allowed, instruction sets, frequency, power meters) and takes
 the rest - watts, price, memory bandwidth - per core from the file of the nearest processor family. Every fact says
@@ -7,17 +7,19 @@ in `sources` where it comes from; what is assumed is called so.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import contextlib
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
-import psutil
-
-from trimtab.errors import UnknownName
+from trimtab.errors import UnknownName, UsageError
 from trimtab.machines import _probe
+from trimtab.run.address import PREFIX, Address
 from trimtab.values.machine import Machine
 
 HERE = "here"
+LIBRARIES = ("trimtab", "onnxruntime", "openvino", "torch")
+"""What answers depend on: where two machines both have one, its version is the same."""
 
 
 def names() -> tuple[str, ...]:
@@ -26,14 +28,18 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> Machine:
-    """Return the machine of that name, of that TOML file, or `here`.
+    """Return the machine of that name, of that TOML file, of that address, or `here`.
 
     Raises:
         UnknownName: no such machine; names the nearest.
         DataError: the file cannot be read.
+        UsageError: the address cannot be read, or has no trimtab like ours.
+        SessionError: the address cannot be reached.
     """
     if name == HERE:
         return here()
+    if name.startswith(PREFIX):
+        return there(name)
     if name in names():
         return Machine.from_toml(Path(__file__).parent / f"{name}.toml")
     if name.endswith(".toml"):
@@ -72,16 +78,31 @@ def here() -> Machine:
     )
 
 
-def load_now(since: Mapping[str, float] | None = None) -> dict[str, float]:
-    """Return `load_average` (one minute) and `steal_share`, the share of processor time that a hypervisor took.
+def there(name: str) -> Machine:
+    """Probe the machine at an address (`trimtab.run.remote`), whose name that stays.
 
-    The share is since an earlier answer of this function, or else since the machine started; `total_s` and
-    `steal_s` are the counters it is computed from. Where the system does not tell, a value is 0.
+    Raises:
+        UsageError, SessionError: as `Address.tell`, or the libraries that a verdict depends on differ.
     """
-    times = psutil.cpu_times()
-    total, steal = float(sum(times)), float(getattr(times, "steal", 0.0))
-    before = since or {"total_s": 0.0, "steal_s": 0.0}
-    spent = total - before["total_s"]
-    share = max(0.0, steal - before["steal_s"]) / spent if spent > 0 else 0.0
-    average = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return {"load_average": average, "steal_share": share, "total_s": total, "steal_s": steal}
+    address = Address.parse(name)
+    told, ours = address.tell(), versions()
+    for library in LIBRARIES:
+        own = ours.get(library)
+        theirs = told["versions"].get(library, own)
+        if own and theirs != own:
+            raise UsageError(
+                f"{address.host} has {library} {theirs}, here it is {own}; a verdict holds for one version: "
+                f"{address.python} -m pip install {library}=={own}"
+            )
+    found = Machine.from_json(told["machine"])
+    unread = {"power_meter": "left out: it is not read from afar"} if found.power_meter else {}
+    return replace(found, name=name, power_meter="", sources={**found.sources, **unread})
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of trimtab and of the runtimes' libraries, as far as they are installed; builds left out."""
+    found = {}
+    for library in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[library] = metadata.version(library).partition("+")[0]
+    return found

@@ -1,7 +1,9 @@
 """Latency: how long one call takes, as its median and its 90th percentile, on real inputs of the split.
 
-Higher percentiles are left out: a block has too few calls to bound them. Intervals are free of any distribution,
-but calls of one block are not independent, so `trimtab.race` replaces them by intervals over blocks.
+Texts and sequences that come alone are as long as they are: one from each eighth by length, unpadded unless the task
+pads; the conditions state lengths and padding. Higher percentiles are left out: a block has too few calls to bound
+them. Intervals are free of any distribution, but calls of one block are not independent, so `trimtab.race` replaces
+them by intervals over blocks.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import ClassVar
 
 from trimtab.maths.intervals import quantile_interval
 from trimtab.meters import Meter, Probe, Reading, Remote
-from trimtab.run.timing import call_seconds, known, real_batches
+from trimtab.run.timing import call_seconds, known, real_batches, shape_conditions
 from trimtab.values.figure import Axis, Figure
 
 QUANTILES = {"latency_ms": 0.5, "latency_p90_ms": 0.9}
@@ -27,10 +29,9 @@ class Latency(Meter):
         """Time for about `probe.seconds`; samples are milliseconds a call."""
         batches = real_batches(probe.view, probe.split, probe.batch)
         samples = 1e3 * call_seconds(session, batches, probe.seconds)
-        shapes = {name: list(array.shape) for name, array in batches[0].items()}
         conditions = {
             "batch": probe.batch,
-            "shapes": shapes,
+            **shape_conditions(batches),
             "threads": probe.threads,
             "split": probe.split,
             "confidence": probe.confidence,

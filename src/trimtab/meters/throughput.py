@@ -1,4 +1,8 @@
-"""Throughput: examples a second when they come in larger batches."""
+"""Throughput: examples a second when they come in larger batches.
+
+Batches are in the split's order, as requests come, not sorted by length; each is padded to its longest example, and the
+conditions state which share is padding.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import ClassVar
 
 from trimtab.maths.intervals import median_interval
 from trimtab.meters import Meter, Probe, Reading, Remote
-from trimtab.run.timing import call_seconds, known, real_batches
+from trimtab.run.timing import call_seconds, known, real_batches, shape_conditions
 from trimtab.values.figure import Axis, Figure
 
 BATCH = 32
@@ -33,6 +37,12 @@ class Throughput(Meter):
             low=known(low),
             high=known(high),
             n=len(samples),
-            conditions={"batch": size, "threads": probe.threads, "split": probe.split},
+            conditions={
+                "batch": size,
+                **shape_conditions(batches),
+                "order": "as in the split",
+                "threads": probe.threads,
+                "split": probe.split,
+            },
         )
         return Reading((figure,), samples=samples)

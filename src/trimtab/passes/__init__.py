@@ -22,8 +22,8 @@ from trimtab.values.task import TaskView
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Stage = Literal["fit", "structure", "recover", "export", "precision"]
-STAGES: tuple[Stage, ...] = ("fit", "structure", "recover", "export", "precision")
+Stage = Literal["fit", "structure", "recover", "export", "graph", "precision"]
+STAGES: tuple[Stage, ...] = ("fit", "structure", "recover", "export", "graph", "precision")
 Use = Literal["train", "validation", "base", "seed", "machine"]
 
 Statistics: TypeAlias = "Mapping[str, Mapping[str, NDArray[Any]]]"
@@ -54,6 +54,8 @@ class Context:
     """A folder that survives a killed run: checkpoints of this very step, for exact resume."""
     statistics: Statistics = field(default_factory=dict)
     """Every kind that the pass `needs`, of the model it is given."""
+    make: Callable[[str], Model] | None = None
+    """make("prune | distill"): the result of a chain of passes on the model that this pass is given, from the store."""
     progress: Callable[[str, float], None] = field(default=quiet)
     """progress(what is being done, share done in [0, 1])."""
 
@@ -89,6 +91,14 @@ class Pass(ABC):
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Return the facts expected after this pass, before any work is done."""
         return facts
+
+    def wants(self) -> frozenset[str]:
+        """Return the kinds of statistics this very setting takes: `needs`, and dearer ones where it asks for them."""
+        return self.needs
+
+    def seconds(self, facts: Facts, machine: Machine) -> float | None:
+        """Return the time that `apply` is expected to take on such a model; None where it cannot be told."""
+        return None
 
     def refuses(self, model: Model, machine: Machine) -> str | None:
         """Return the sentence that says why this model cannot be taken, or None."""

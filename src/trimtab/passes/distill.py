@@ -1,7 +1,8 @@
 """Teaches a smaller or damaged net to answer as the base does (Hinton et al. 2015, arXiv 1503.02531).
 
 The base is the teacher: its whole distribution says more about an example than the label does, so a pruned net recovers
-in a few epochs. Both see the same augmented batch, so the teacher answers anew each time.
+in few steps. Both see the same batch; a teacher whose examples stay the same is asked once for each. A task without
+labels is learnt from the teacher alone.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from trimtab.errors import Refused
-from trimtab.fit import module as artefact
+from trimtab.fit.effort import precision_of, step_seconds, steps_worth
 from trimtab.fit.loop import fit
+from trimtab.fit.program import Net, unfit
 from trimtab.fit.settings import Settings, Surroundings
 from trimtab.passes import Context, Pass, Stage, Use
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
-from trimtab.values.model import Model, Single
+from trimtab.values.model import Model
+
+STEPS_AN_EPOCH = 125
+"""Of the small data sets on which recovery was seen."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,8 @@ class Distill(Pass):
     """Passes over the train split."""
     steps: int | None = None
     """Optimizer steps in all; replaces `epochs`."""
-    lr: float = 0.002
-    """Highest learning rate."""
+    lr: float | None = None
+    """Highest learning rate; None: 0.002, or 0.0001 for large nets with attention."""
     temperature: float = 2.0
     """Softens both answers; above 1 the small probabilities count more."""
     alpha: float = 0.7
@@ -42,7 +47,11 @@ class Distill(Pass):
     warmup: float = 0.1
     """Share of all steps over which the learning rate rises in a line to `lr`."""
     clip: float | None = None
-    """Largest norm of the gradient of all weights together."""
+    """Largest norm of the gradient of all weights; None: 1 for nets with attention or recurrence, else none."""
+    features: bool = False
+    """Match the hidden states of the teacher's blocks too, through learnt projections that are thrown away."""
+    precision: str = "fp32"
+    """`fp32`, or `bf16` for processors that multiply it: products in bf16, weights in fp32."""
 
     formats: ClassVar = {"torch": "torch"}
     stage: ClassVar[Stage] = "recover"
@@ -53,37 +62,41 @@ class Distill(Pass):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Pass, ...]:
-        """Return a short and a longer recovery where structure was removed."""
-        return (cls(epochs=3), cls(epochs=6)) if facts.cut else ()
+        """Return a short, a medium and a long recovery on this machine, where structure was removed."""
+        if not facts.cut:
+            return ()
+        precision = precision_of(facts, machine)
+        second = step_seconds(facts, machine, cls.batch, taught=True, precision=precision)
+        return tuple(cls(steps=steps, precision=precision) for steps in steps_worth(second))
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect each epoch to win back four fifths of what is still lost; 0.2 percent of it never comes back."""
-        left = 0.002 + 0.2 ** (self.epochs if self.steps is None else 3)
+        left = 0.002 + 0.2 ** (self.steps / STEPS_AN_EPOCH if self.steps else self.epochs)
         return replace(facts, cut=0.0, quality_loss=facts.quality_loss * min(1.0, left))
 
+    def seconds(self, facts: Facts, machine: Machine) -> float | None:
+        """Expect what the steps take; epochs tell nothing without the number of examples."""
+        step = step_seconds(facts, machine, self.batch, taught=self.alpha > 0, precision=self.precision)
+        return self.steps * step if self.steps and step else None
+
     def refuses(self, model: Model, machine: Machine) -> str | None:
-        """Take one network only."""
-        single = len(model.parts) == 1 and isinstance(model.program, Single)
-        return None if single else f"distill fits one network, this model has the parts {', '.join(model.parts)}"
+        """Take one call, a scan or a decoder; a cascade has no one loss."""
+        return unfit(model)
 
     def apply(self, model: Model, context: Context) -> Model:
         """Fit a copy of the model with the base as its teacher."""
-        (name,) = model.parts
         base = context.base
-        if base is None or base.format != "torch" or len(base.parts) != 1:
-            came = "none" if base is None else f"one of format {base.format} with {len(base.parts)} parts"
-            raise Refused(f"distill needs a base that is one torch network, to be the teacher; got {came}")
-        module = artefact.load(model.main, editable=True)
+        if base is None or base.format != "torch" or unfit(base):
+            came = "none" if base is None else unfit(base) or f"one of format {base.format}"
+            raise Refused(f"distill needs a base that is a torch model, to be the teacher; got {came}")
+        net = Net.load(model, editable=True)
         around = Surroundings(context.seed, context.threads, context.check_time, context.keep, context.progress)
-        report = fit(module, context.task, self._settings(), around, artefact.load(base.main))
-        build, edits = artefact.edited(model.main)
-        example = artefact.example(context.task)
-        part = artefact.save(module, context.scratch / name, model.main.signature, build, edits, example)
-        expected = self.predict(model.main.facts, context.machine)
-        part = replace(part, facts=replace(part.facts, cut=0.0, quality_loss=expected.quality_loss))
+        report = fit(net, context.task, self._settings(), around, Net.load(base))
+        parts = net.save(model, context.task, context.scratch, lambda facts: self.predict(facts, context.machine))
         notes: dict[str, Any] = {"history": list(report.history), "notes": list(report.notes)}
-        return model.map_parts({name: part}, notes={**model.notes, "distill": notes})
+        return model.map_parts(parts, notes={**model.notes, "distill": notes})
 
     def _settings(self) -> Settings:
         kept = ("epochs", "steps", "lr", "temperature", "alpha", "batch", "optimizer", "weight_decay", "warmup", "clip")
-        return Settings(**{key: getattr(self, key) for key in kept})
+        values = {key: getattr(self, key) for key in kept}
+        return Settings(**values, features=float(self.features), precision=self.precision)

@@ -1,39 +1,47 @@
-"""Export a torch part to ONNX, and prove on real inputs that it still computes the same.
+"""Export torch parts to ONNX, and prove on real inputs that they still compute the same.
 
 torch's exporters sometimes write a graph that loads and runs but computes something else, most often at another batch
-size or length than the one they saw. So each export runs on onnxruntime at two of each against torch before it is
-handed on; where the newer exporter fails or differs, the older one (TorchScript) is tried.
+size or length than the one they saw. So the whole program runs in torch at two of each, what every part was given and
+gave is kept, and each export must give the same on onnxruntime before it is handed on. Where the newer exporter fails
+or differs, the older one (TorchScript) is tried.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-import onnxscript.optimizer
 import torch
-from onnxscript import rewriter
+from numpy.typing import NDArray
 from torch import nn
 
 from trimtab.errors import Refused
 from trimtab.fit import module as artefact
+from trimtab.fit.program import by_name
 from trimtab.passes import Context, Pass, Stage
-from trimtab.run import onnx_check, onnx_facts, onnx_files
+from trimtab.passes._onnx_export import EXPORTERS, export, reason
+from trimtab.run import onnx_check, onnx_files
+from trimtab.run.program import drive
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
-from trimtab.values.model import Model, Part, Signature
+from trimtab.values.model import Cascade, Model, Part, Signature
+from trimtab.values.session import Arrays
 from trimtab.values.task import Batch
 
-EXPORTERS = ("dynamo", "torchscript")
 OPSETS = range(17, 24)
 TOLERANCE = 1e-4
 """Largest difference from torch, as a share of the largest output (at least 1): float32 sums in another order."""
 SEARCHED = 256
 """Training examples among which the shortest and the longest are looked for."""
+UNSURE = 2.0
+"""A threshold that no probability reaches: every stage of a cascade is asked."""
+REMEDY = (
+    "Without ONNX it can still be served by torch, with other threads, and pruned, distilled or quantized there; "
+    "or mend the code so that it has tensors only (torch.where, masks)"
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class Onnx(Pass):
 
     formats: ClassVar[Mapping[str, str]] = {"torch": "onnx"}
     stage: ClassVar[Stage] = "export"
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.opset not in OPSETS:
@@ -63,101 +72,112 @@ class Onnx(Pass):
         """Return the same facts in the new format."""
         return replace(facts, format="onnx")
 
-    def refuses(self, model: Model, machine: Machine) -> str | None:
-        """Say why where the model has parts whose inputs a task's batch does not hold."""
-        if len(model.parts) > 1 or model.main.signature.state:
-            return (
-                "onnx exports models of one part without state; export each part by itself and open it with onnx:FILE"
-            )
-        return None
-
     def apply(self, model: Model, context: Context) -> Model:
-        """Return the model as ONNX, with the exporter used and the greatest difference in its notes."""
-        (name, part), *_ = model.parts.items()
-        module = artefact.load(part)
+        """Return the model as ONNX, with the exporters used and the greatest difference in its notes."""
+        context.check_time()
+        recorder = Recorder.load(model)
+        first = recorder.calls(artefact.example(context.task))
+        known = [recorder.calls(batch) for batch in _batches(context)]
+        parts, exporters, failures, difference = dict[str, Part](), list[str](), list[str](), 0.0
+        for name, part in model.parts.items():
+            if not first[name]:
+                raise Refused(f"the part {name!r} was not run on any example, so its export cannot be checked")
+            seen = _Seen(name, recorder.modules[name], first[name], [call for calls in known for call in calls[name]])
+            proto, exporter, worst = self._exported(part.signature, seen, context, failures)
+            saved = onnx_files.save(proto, context.scratch / name, _sizes(part.signature, first[name][0].inputs))
+            parts[name] = replace(saved, signature=replace(saved.signature, state=part.signature.state))
+            exporters, difference = [*exporters, exporter], max(difference, worst)
+        said = {"exporter": ", ".join(dict.fromkeys(exporters)), "max_difference": difference, "failed_first": failures}
+        return model.map_parts(parts, notes={**model.notes, "onnx": {"opset": self.opset, **said}})
+
+    def _exported(
+        self, signature: Signature, seen: _Seen, context: Context, failures: list[str]
+    ) -> tuple[onnx.ModelProto, str, float]:
+        """Return a checked graph of one part, its exporter and the greatest difference from torch."""
         names = (self.exporter, *(e for e in EXPORTERS if e != self.exporter))
-        failures: list[str] = []
+        mine: list[str] = []
         for done, exporter in enumerate(names):
             context.check_time()
-            context.progress(f"exporting to ONNX with {exporter}", done / len(names))
+            context.progress(f"exporting {seen.part} to ONNX with {exporter}", done / len(names))
             try:
-                proto = self._export(exporter, module, part.signature, artefact.example(context.task))
-                difference = _difference(proto, module, part.signature, context)
+                call = seen.first[min(1, len(seen.first) - 1)]  # of a decoder the second: the first may have no past
+                given = [torch.from_numpy(np.array(call.inputs[spec.name])) for spec in signature.inputs]
+                proto = export(exporter, seen.module, given, signature, self.opset)
+                worst = _difference(proto, seen.known)
             except MemoryError:
                 raise
             except Exception as error:
-                failures.append(f"{exporter}: {_first_line(error)}")
+                mine.append(f"{exporter}: {reason(error)}")
                 continue
-            return self._finished(
-                model, {name: _saved(proto, part, context, name)}, _notes(exporter, difference, failures)
-            )
-        raise Refused(f"this module cannot be exported to ONNX ({'; '.join(failures)})")
+            failures += mine
+            return proto, exporter, worst
+        which = "this module" if seen.part == "main" else f"the part {seen.part!r}"
+        raise Refused(f"{which} cannot be exported to ONNX ({'; '.join(mine)}). {REMEDY}")
 
-    def _finished(self, model: Model, parts: dict[str, Part], notes: dict[str, Any]) -> Model:
-        return model.map_parts(parts, notes={**model.notes, "onnx": {"opset": self.opset, **notes}})
 
-    def _export(self, exporter: str, module: nn.Module, signature: Signature, batch: Batch) -> onnx.ModelProto:
-        arguments = artefact.arguments(batch, signature)
-        axes = [{i: n for i, n in enumerate(s.shape) if isinstance(n, str)} for s in signature.inputs]
-        named: dict[str, Any] = {
-            "input_names": [spec.name for spec in signature.inputs],
-            "output_names": [spec.name for spec in signature.outputs],
-            "opset_version": self.opset,
+@dataclass(frozen=True)
+class Call:
+    """What a part was given once, and what it gave."""
+
+    inputs: Arrays
+    outputs: Arrays
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A part's module with calls to export it with, and others to check it by."""
+
+    part: str
+    module: nn.Module
+    first: Sequence[Call]
+    known: Sequence[Call]
+
+
+@dataclass
+class Recorder:
+    """A session that runs parts in torch and remembers what they were given and gave."""
+
+    model: Model
+    modules: dict[str, nn.Module]
+    made: dict[str, list[Call]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, model: Model) -> Recorder:
+        """Load every part; a cascade is driven through all of its stages."""
+        if isinstance(model.program, Cascade):
+            thresholds = (UNSURE,) * len(model.program.thresholds)
+            model = replace(model, program=replace(model.program, thresholds=thresholds))
+        return cls(model, {name: artefact.load(part) for name, part in model.parts.items()})
+
+    def calls(self, batch: Batch) -> dict[str, list[Call]]:
+        """Run the whole program on a batch and return each part's first, second and last call."""
+        self.made = {name: [] for name in self.modules}
+        drive(self.model, self, batch.inputs)
+        return {
+            name: [calls[i] for i in sorted({*range(len(calls))[:2], *range(len(calls))[-1:]})]
+            for name, calls in self.made.items()
         }
-        with onnx_check.quietly(), torch.no_grad():
-            export = _dynamo if exporter == "dynamo" else _torchscript
-            return _tidy(export(module, arguments, axes, named))
+
+    @torch.no_grad()
+    def run(self, inputs: Arrays, part: str = "main") -> dict[str, NDArray[Any]]:
+        """Run one part."""
+        signature = self.model.parts[part].signature
+        given = (torch.from_numpy(np.array(inputs[spec.name])) for spec in signature.inputs)
+        named = by_name(self.modules[part](*given), signature)
+        outputs = {name: value.numpy() for name, value in named.items()}
+        self.made[part].append(Call(dict(inputs), outputs))
+        return outputs
 
 
-def _dynamo(module: nn.Module, arguments: Any, axes: list[dict[int, str]], named: dict[str, Any]) -> onnx.ModelProto:
-    dims = {name: torch.export.Dim(name) for axis in axes for name in axis.values()}
-    shapes = tuple({i: dims[name] for i, name in axis.items()} for axis in axes)
-    program = torch.onnx.export(module, arguments, dynamo=True, dynamic_shapes=shapes, verbose=False, **named)
-    if program is None:
-        raise RuntimeError("the exporter gave nothing")
-    return program.model_proto
-
-
-def _torchscript(
-    module: nn.Module, arguments: Any, axes: list[dict[int, str]], named: dict[str, Any]
-) -> onnx.ModelProto:
-    dynamic = dict(zip(named["input_names"], axes, strict=True))
-    dynamic |= {name: {0: "batch"} for name in named["output_names"]}
-    file = io.BytesIO()
-    export: Any = torch.onnx.export  # its annotation leaves out the file objects that this exporter writes to
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # a fused operator that ONNX does not have
-    try:
-        export(module, arguments, file, dynamo=False, dynamic_axes=dynamic, verbose=False, **named)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    return onnx.load_model_from_string(file.getvalue())
-
-
-def _tidy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold constants and batch norms, and drop the source lines and file paths that exporters leave behind."""
-    proto = rewriter.rewrite(onnxscript.optimizer.optimize(proto))
-    for graph in onnx_facts.graphs_of(proto):
-        kinds = ("node", "value_info", "input", "output", "initializer")
-        values = (thing for kind in kinds for thing in getattr(graph, kind, ()) if not isinstance(thing, str))
-        for thing in (graph, *values):
-            thing.ClearField("metadata_props")
-            thing.ClearField("doc_string")
-    proto.ClearField("metadata_props")
-    return proto
-
-
-def _difference(proto: onnx.ModelProto, module: nn.Module, signature: Signature, context: Context) -> float:
+def _difference(proto: onnx.ModelProto, calls: Sequence[Call]) -> float:
     """Return the greatest absolute difference from torch; raises Refused where it is beyond the tolerance."""
     session = onnx_check.session(proto.SerializeToString())
     wanted = [value.name for value in session.get_inputs()]
     worst = 0.0
-    for batch in _batches(context):
-        with torch.no_grad():
-            expected = artefact.named(module(*artefact.arguments(batch, signature)))
-        given = session.run(list(expected), {name: batch.inputs[name] for name in wanted})
-        for (name, tensor), array in zip(expected.items(), given, strict=True):
-            worst = max(worst, _compare(name, tensor.numpy(), array, len(batch)))
+    for call in calls:
+        given = session.run(list(call.outputs), {name: call.inputs[name] for name in wanted})
+        for (name, expected), array in zip(call.outputs.items(), given, strict=True):
+            worst = max(worst, _compare(name, expected, array, len(expected)))
     return worst
 
 
@@ -181,17 +201,8 @@ def _compare(name: str, expected: Any, given: Any, size: int) -> float:
     return difference
 
 
-def _saved(proto: onnx.ModelProto, part: Part, context: Context, name: str) -> Part:
-    batch = artefact.example(context.task)
-    shapes = [(spec.shape, batch.inputs[spec.name].shape) for spec in part.signature.inputs]
+def _sizes(signature: Signature, given: Arrays) -> dict[str, int]:
+    """Return what the names in a part's shapes stand for in one example."""
+    shapes = [(spec.shape, given[spec.name].shape) for spec in signature.inputs]
     sizes = {n: size for names, sizes in shapes for n, size in zip(names, sizes, strict=True) if isinstance(n, str)}
-    return onnx_files.save(proto, context.scratch / name, sizes | {"batch": 1})
-
-
-def _notes(exporter: str, difference: float, failures: list[str]) -> dict[str, Any]:
-    return {"exporter": exporter, "max_difference": difference, "failed_first": failures}
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
+    return sizes | {"batch": 1}

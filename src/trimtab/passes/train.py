@@ -6,15 +6,17 @@ base is the user's choice.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
-from trimtab.fit import module as artefact
+from trimtab.fit.effort import step_seconds
 from trimtab.fit.loop import fit
+from trimtab.fit.program import Net, unfit
 from trimtab.fit.settings import Settings, Surroundings
 from trimtab.passes import Context, Pass, Stage, Use
+from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
-from trimtab.values.model import Model, Single
+from trimtab.values.model import Model
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Train(Pass):
     """Passes over the train split."""
     steps: int | None = None
     """Optimizer steps in all; replaces `epochs`."""
-    lr: float = 0.002
-    """Highest learning rate."""
+    lr: float | None = None
+    """Highest learning rate; None: 0.002, or 0.0001 for large nets with attention, which come pretrained."""
     optimizer: str = "adamw"
     """`adamw` or `sgd`."""
     momentum: float = 0.9
@@ -40,11 +42,13 @@ class Train(Pass):
     batch: int = 16
     """Examples a step."""
     clip: float | None = None
-    """Largest norm of the gradient of all weights together."""
+    """Largest norm of the gradient of all weights; None: 1 for nets with attention or recurrence, else none."""
     patience: int | None = None
     """Stop after so many epochs without a better validation metric, and keep the best weights."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
+    precision: str = "fp32"
+    """`fp32`, or `bf16` for processors that multiply it: products in bf16, weights in fp32."""
 
     formats: ClassVar = {"torch": "torch"}
     stage: ClassVar[Stage] = "fit"
@@ -53,22 +57,23 @@ class Train(Pass):
     def __post_init__(self) -> None:
         self._settings()
 
+    def seconds(self, facts: Facts, machine: Machine) -> float | None:
+        """Expect what the steps take; epochs tell nothing without the number of examples."""
+        step = step_seconds(facts, machine, self.batch, precision=self.precision)
+        return self.steps * step if self.steps and step else None
+
     def refuses(self, model: Model, machine: Machine) -> str | None:
-        """Take one network only: a program of several has no one loss."""
-        single = len(model.parts) == 1 and isinstance(model.program, Single)
-        return None if single else f"train fits one network, this model has the parts {', '.join(model.parts)}"
+        """Take one call, a scan or a decoder; a cascade has no one loss."""
+        return unfit(model)
 
     def apply(self, model: Model, context: Context) -> Model:
         """Train a copy of the model."""
-        (name,) = model.parts
-        module = artefact.load(model.main, editable=True)
+        net = Net.load(model, editable=True)
         around = Surroundings(context.seed, context.threads, context.check_time, context.keep, context.progress)
-        report = fit(module, context.task, self._settings(), around)
-        build, edits = artefact.edited(model.main)
-        example = artefact.example(context.task)
-        part = artefact.save(module, context.scratch / name, model.main.signature, build, edits, example)
+        report = fit(net, context.task, self._settings(), around)
+        parts = net.save(model, context.task, context.scratch, lambda facts: replace(facts, cut=0.0, quality_loss=0.0))
         notes = {**model.notes, "train": {"history": list(report.history), "notes": list(report.notes)}}
-        return model.map_parts({name: part}, notes=notes)
+        return model.map_parts(parts, notes=notes)
 
     def _settings(self) -> Settings:
         return Settings(**asdict(self))

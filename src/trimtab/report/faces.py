@@ -44,6 +44,16 @@ def figures(document: Mapping[str, Any]) -> RenderableType:
     return Fitted(build)
 
 
+def roofline(document: Mapping[str, Any]) -> RenderableType:
+    """Show where the models lie under the machine's roof: operations for each byte of weights, and the rate reached."""
+    table = table_of("Under the roof", "", ">operations\na byte", ">reached", "roof", ">share")
+    for point in document["points"]:
+        reached, share = quantity(point["gflops"], "GFLOP/s"), point["share_of_roof"]
+        shown = "-" if share is None else f"{share:.0%}"
+        table.add_row(point["name"], f"{point['intensity']:.3g}", reached, point["precision"], shown)
+    return table
+
+
 def plan(document: Mapping[str, Any]) -> RenderableType:
     """Show the first candidates with their predictions, then what can be decided."""
     found = document["candidates"]
@@ -92,6 +102,7 @@ def _text(value: Any) -> str:
 FACES: Mapping[str, Callable[[Mapping[str, Any]], RenderableType]] = {
     "plain": plain,
     "figures": figures,
+    "roofline": roofline,
     "plan": plan,
     "verification": verification,
     "result": render,

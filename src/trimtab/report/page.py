@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from trimtab.errors import OutputError
-from trimtab.report import conditions, sections
+from trimtab.report import conditions, gain, sections
 from trimtab.report.document import Result, mapping
 from trimtab.report.markup import Markup, tag
 
@@ -23,17 +23,28 @@ def page(result: Mapping[str, Any]) -> str:
     run = Result(mapping(result))
     shown = (
         sections.tab,
+        gain.gain,
         sections.frontier,
         sections.promises,
         sections.predictions,
+        gain.roofline,
         sections.flips,
         sections.candidates,
         sections.empty_cells,
         conditions.conditions,
         conditions.repeat,
     )
-    body = tag("main", sections.hero(run), *(section(run) for section in shown))
-    return "<!doctype html>\n" + tag("html", _head(run), tag("body", body), lang="en") + "\n"
+    return _html(run, sections.hero(run), *(section(run) for section in shown))
+
+
+def roofline_page(measured: Mapping[str, Any]) -> str:
+    """Return the page of one picture: the roofline of what `trimtab measure` gives."""
+    run = Result(mapping(measured))
+    return _html(run, tag("h1", f"{run.text('recipe')} of {run.text('model')}"), gain.roofline(run))
+
+
+def _html(run: Result, *sections_: Markup | None) -> str:
+    return "<!doctype html>\n" + tag("html", _head(run), tag("body", tag("main", *sections_)), lang="en") + "\n"
 
 
 def _head(run: Result) -> Markup:
@@ -49,10 +60,12 @@ def _head(run: Result) -> Markup:
     )
 
 
-def write_page(result: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Write the page to `path`, whole or not at all, and return it; raises OutputError where it cannot."""
+def write_page(
+    result: Mapping[str, Any], path: str | os.PathLike[str], make: Callable[[Mapping[str, Any]], str] = page
+) -> Path:
+    """Write a page to `path`, whole or not at all, and return it; raises OutputError where it cannot."""
     target = Path(path)
-    content = page(result).encode("utf-8", errors="replace")
+    content = make(result).encode("utf-8", errors="replace")
     try:
         _replace(target, content)
     except OSError as error:

@@ -94,10 +94,10 @@ def frontier(marks: Sequence[Mark], axes: Axes, width: int) -> Markup:
     low, high = _window(drawn, limit)
     across = span((end for m in drawn for end in (m.x.value, *m.x.ends) if end > 0), log=True)
     area = canvas((width, 440 if width > 600 else 360), (*across, True), (low, high, False))
-    lines = [_grid(area), _limit(area, limit, axes.better), _steps(area, drawn, axes.better)]
+    lines = [grid(area), _limit(area, limit, axes.better), _steps(area, drawn, axes.better)]
     bars = [join(*(_bars(area, mark) for mark in drawn))]
-    points = [_point(area, mark) for mark in sorted(drawn, key=lambda m: m.kind in FOCUS)]
-    named = [_axis_names(area, axes), _labels(area, drawn, limit, axes.limit_label)]
+    points = [point(area, mark) for mark in sorted(drawn, key=lambda m: m.kind in FOCUS)]
+    named = [axis_names(area, axes), label_marks(area, drawn, limit, axes.limit_label)]
     return area.draw(f"{axes.up} against {axes.across}, {len(shown)} candidates", *lines, *bars, *points, *named)
 
 
@@ -122,7 +122,8 @@ def _window(marks: Sequence[Mark], limit: float | None) -> tuple[float, float]:
     return span([*heights, *near], log=False)
 
 
-def _grid(area: Canvas) -> Markup:
+def grid(area: Canvas) -> Markup:
+    """Draw the rules, the ticks and their numbers."""
     frame = area.frame
     square = (area.x.low, area.x.high) == (area.y.low, area.y.high)
     up = area.y.ticks(5 if square else 6)
@@ -135,7 +136,8 @@ def _grid(area: Canvas) -> Markup:
     return tag("g", *rules, *below, *beside_, class_="grid", aria_hidden="true")
 
 
-def _axis_names(area: Canvas, axes: Axes) -> Markup:
+def axis_names(area: Canvas, axes: Axes) -> Markup:
+    """Write what the axes are."""
     middle = (area.x.start + area.x.end) / 2
     down = (area.y.start + area.y.end) / 2
     across = words(middle, area.height - 6.0, axes.across, "middle")
@@ -184,7 +186,8 @@ def css(kind: str) -> str:
     return f"is-{kind.replace(' ', '-')}" if kind in DRAWN else "is-other"
 
 
-def _point(area: Canvas, mark: Mark) -> Markup:
+def point(area: Canvas, mark: Mark) -> Markup:
+    """Draw a candidate, at the edge where it lies outside."""
     x, y = area.at(mark)
     off = not area.y.holds(mark.y.value)
     shape = _arrow(x, y, down=mark.y.value < area.y.low) if off else symbol(mark.kind, x, y)
@@ -213,7 +216,8 @@ def symbol(kind: str, x: float, y: float) -> Markup:
     return tag("circle", cx=x, cy=y, r=4 if kind == "dominated" else SMALL)
 
 
-def _labels(area: Canvas, marks: Sequence[Mark], limit: float | None, limit_label: str) -> Markup:
+def label_marks(area: Canvas, marks: Sequence[Mark], limit: float | None, limit_label: str) -> Markup:
+    """Write labels where there is room; the base and the chosen one always."""
     taken = [around(*area.at(mark), REACH.get(mark.kind, SMALL)) for mark in marks]
     taken += [_bar_box(area, mark) for mark in marks]
     shown: list[Markup | None] = []
@@ -266,11 +270,9 @@ def agreement(marks: Sequence[Mark], axes: Axes, width: int) -> Markup:
     area = canvas((width, int(width * 0.86)), (low, high, log), (low, high, log))
     frame = area.frame
     diagonal = line(frame.left, frame.bottom, frame.right, frame.top, "diagonal")
-    points = [join(_bars(area, mark), _point(area, mark)) for mark in drawn]
-    named = [_axis_names(area, axes), _labels(area, drawn, None, "")]
-    return area.draw(
-        f"{axes.up} against {axes.across}, {len(marks)} candidates", _grid(area), diagonal, *points, *named
-    )
+    points = [join(_bars(area, mark), point(area, mark)) for mark in drawn]
+    named = [axis_names(area, axes), label_marks(area, drawn, None, "")]
+    return area.draw(f"{axes.up} against {axes.across}, {len(marks)} candidates", grid(area), diagonal, *points, *named)
 
 
 def _square(marks: Sequence[Mark]) -> tuple[float, float]:

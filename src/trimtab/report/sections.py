@@ -135,7 +135,18 @@ def predictions(result: Result) -> Markup:
     plots = [figures.predicted_plot(name, found) for name, found in marks.items() if found][:2]
     empty = tag("p", "No candidate has both a prediction and a measurement.", class_="note")
     lead = "On the diagonal a prediction was right; above it the measurement came out higher than predicted."
-    return section("Predicted beside measured", lead, tag("div", *plots, class_="pair") if plots else empty)
+    lines = [line for name in ("latency_ms", "quality_loss") if (line := _calibration(result, name))]
+    said = tag("ul", *(tag("li", line) for line in lines), class_="legend") if lines else None
+    return section("Predicted beside measured", lead, tag("div", *plots, class_="pair") if plots else empty, said)
+
+
+def _calibration(result: Result, name: str) -> str:
+    """Say how good the predictions of a figure were, made before each candidate was tried."""
+    data = mapping(mapping(result.raw.get("predictions")).get(name))
+    count, held, order = (number(data.get(key)) for key in ("n", "coverage", "rank_correlation"))
+    parts = [f"{held:.0%} of {count:.0f} lie in their 90% interval"] if count and held is not None else []
+    parts += [f"rank correlation {order:.2f}"] if order is not None else []
+    return f"{title(name)}: {', '.join(parts)}." if parts else ""
 
 
 def promises(result: Result) -> Markup:

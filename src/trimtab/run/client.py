@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from trimtab import errors
 from trimtab.errors import SessionError, WorkerDied, WorkerHung, WorkerMemory
 from trimtab.run import wire
+from trimtab.run.address import PREFIX, Address
 from trimtab.run.worker import MEMORY_SIGNS
 from trimtab.values.machine import Machine
 
@@ -57,14 +58,16 @@ class RuntimeLike(Protocol):
 class Worker:
     """A process that holds one model; `run`, `time` and `usage` make it a session for meters."""
 
-    def __init__(self, threads: int = 1, seconds: float = 60.0, label: str = "worker") -> None:
-        """Start the process; `seconds` limits each call, and `label` names the worker in errors."""
+    def __init__(
+        self, threads: int = 1, seconds: float = 60.0, label: str = "worker", command: Sequence[str] = ()
+    ) -> None:
+        """Start the process, or `command` instead; `seconds` limits each call, `label` names the worker in errors."""
         self.seconds = seconds
         self.label = label
         self._paused = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "trimtab.run.worker", str(os.getpid())],
+            command or [sys.executable, "-P", "-m", "trimtab.run.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -95,9 +98,8 @@ class Worker:
             MissingExtra: the runtime's library is not installed.
             SessionError: the worker died, hung, or went past its memory.
         """
-        arguments = {f.name: getattr(runtime, f.name) for f in fields(runtime)}  # type: ignore[arg-type]
-        header = {"folder": str(Path(folder).resolve()), "runtime": runtime.name(), "arguments": arguments}
-        self._call("load", {**header, "machine": machine.to_json(), "memory_limit_mb": memory_limit_mb}, {})
+        about = {"machine": machine.to_json(), "memory_limit_mb": memory_limit_mb}
+        self._call("load", {"folder": str(folder.resolve()), **named(runtime), **about}, {})
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run the model's whole program on a batch; raises SessionError, or DataError where inputs do not fit."""
@@ -109,7 +111,9 @@ class Worker:
         return self._call("time", wanted, inputs, more=2 * seconds)[1]["seconds"]
 
     def usage(self) -> Mapping[str, float]:
-        """Return `peak_memory_mb`, `base_memory_mb` (before loading), `cpu_seconds` so far, and `pid`."""
+        """Return `peak_memory_mb`, `base_memory_mb` (before loading), `cpu_seconds` so far, `pid`, and the machine's
+        counters (`trimtab.run.weather`).
+        """
         used: Mapping[str, float] = self._call("usage", {}, {})[0]["usage"]
         return used
 
@@ -147,11 +151,8 @@ class Worker:
             raise WorkerDied(f"{self.label} is closed; open a new one before {command}")
         self.resume()
         message = list(wire.pieces({"command": command, **header}, arrays))
-        pipe = _Pipe(self._to, self._from, time.monotonic() + self.seconds + more)
         try:
-            for piece in message:
-                pipe.write(piece)
-            reply, outputs = wire.receive(pipe.read)
+            reply, outputs = wire.receive(self._send(message, more).read)
         except TimeoutError:
             self.close()
             raise WorkerHung(f"{self.label} gave no answer to {command} in {self.seconds + more:g} s") from None
@@ -167,6 +168,12 @@ class Worker:
             self._complain(command, **reply["error"])
         return reply, outputs
 
+    def _send(self, message: Iterable[memoryview], more: float = 0.0) -> _Pipe:
+        pipe = _Pipe(self._to, self._from, time.monotonic() + self.seconds + more)
+        for piece in message:
+            pipe.write(piece)
+        return pipe
+
     def _bury(self, command: str) -> NoReturn:
         """Say how the worker died, and close what is left of it."""
         try:
@@ -176,10 +183,19 @@ class Worker:
         words = self._last_words()
         self.close()
         full = bool(MEMORY_SIGNS.search(words))
-        how = f"ran out of memory and {_ending(code)}" if full else _ending(code)
+        how = f"ran out of memory and {self._ending(code)}" if full else self._ending(code)
         told = f"; its last words: {words}" if words else ""
         message = f"{self.label} {how} during {command}{told}"
         raise WorkerMemory(message) if full else WorkerDied(message)
+
+    def _ending(self, code: int | None) -> str:
+        if code is None:
+            return "closed its stream"
+        if code >= 0:
+            return f"exited with status {code}"
+        name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else f"signal {-code}"
+        hint = ", perhaps by the system for want of memory," if name == "SIGKILL" else ""
+        return f"was killed by {name}{hint}"
 
     def _complain(self, command: str, kind: str, message: str) -> NoReturn:
         if kind == "memory":
@@ -234,6 +250,12 @@ def environment(threads: int) -> dict[str, str]:
     return {**os.environ, **counts, "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 
+def named(runtime: RuntimeLike) -> dict[str, Any]:
+    """Return a runtime's name and arguments as JSON."""
+    arguments = {f.name: getattr(runtime, f.name) for f in fields(runtime)}  # type: ignore[arg-type]
+    return {"runtime": runtime.name(), "arguments": arguments}
+
+
 @contextmanager
 def open_worker(
     folder: Path,
@@ -249,16 +271,15 @@ def open_worker(
     Raises:
         Refused, MissingExtra, SessionError: as `Worker.load`.
     """
-    with Worker(runtime.threads, seconds, str(runtime)) as worker:
+    with _started(runtime, machine, seconds) as worker:
         worker.load(folder, runtime, machine, memory_limit_mb)
         yield worker
 
 
-def _ending(code: int | None) -> str:
-    if code is None:
-        return "closed its stream"
-    if code >= 0:
-        return f"exited with status {code}"
-    name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else f"signal {-code}"
-    hint = ", perhaps by the system for want of memory," if name == "SIGKILL" else ""
-    return f"was killed by {name}{hint}"
+def _started(runtime: RuntimeLike, machine: Machine, seconds: float) -> Worker:
+    """Start a worker on this machine, or on the one whose name is an address."""
+    if not machine.name.startswith(PREFIX):
+        return Worker(runtime.threads, seconds, str(runtime))
+    from trimtab.run.remote import RemoteWorker  # it builds on this module
+
+    return RemoteWorker(Address.parse(machine.name), runtime.threads, seconds, str(runtime))

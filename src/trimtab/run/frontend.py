@@ -5,10 +5,19 @@ the model's; `labels`. numpy is all it takes, so a bundle needs neither the task
 
     {"op": "shape", "input": "image", "shape": [28, 28]}       each example must have this shape
     {"op": "channels", "input": "image"}                       [n, H, W(, C)] -> [n, C, H, W]
+    {"op": "resize", "input": "image", "size": [64, 64]}       bilinear, on [n, C, H, W]; smooths nothing
+    {"op": "repeat", "input": "image", "times": 3}             [n, 1, H, W] -> [n, 3, H, W]: grey to colour
     {"op": "scale", "input": X, "by": 1, "mean": 0, "std": 1}  (x * by - mean) / std; may have "axis", "length"
     {"op": "cast", "input": X, "dtype": "int64"}
     {"op": "columns", "output": X, "numeric": [...], "categorical": [...]}   table columns -> float32 [n, F]
     {"op": "sequence", "inputs": [...], "output": X, "length": L}            lists -> float32 [n, T, D] and int64 [n]
+    {"op": "frames", "input": X, "size": 512, "context": 64, "output": Y, "length": L}
+                                                               samples [n, any] -> float32 [n, T, context + size]: each
+                                                               frame begins with the last `context` of the one before
+    {"op": "letters", "input": X, "alphabet": [...], "unknown": 1, "stop": 2, "output": Y, "length": L}
+                                                               words -> int64 [n, T], places in the alphabet + stop
+    {"op": "tokenize", "input": X, "tokenizer": "...", "max_length": 128, "pad": 0, "padding": "longest", "output": Y,
+     "mask": M}                                                texts -> int64 [n, T] twice; see `trimtab.run.tokens`
 """
 
 import math
@@ -20,9 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.errors import CorruptFile, DataError, suggest
+from trimtab.run import tokens
 
 Array = NDArray[Any]
 Step = Mapping[str, Any]
+PADDINGS = ("longest", "max")
+"""Texts are as long as the longest of their batch, or all of them `max_length`."""
 
 
 def prepare(frontend: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Array]:
@@ -53,8 +65,16 @@ def raw_inputs(frontend: Mapping[str, Any]) -> list[str]:
         columns = [column["name"] for column in (*step.get("numeric", ()), *step.get("categorical", ()))]
         used = columns or step.get("inputs") or [step.get("input")]
         raw |= dict.fromkeys(name for name in used if name not in made)
-        made |= {step[key] for key in ("output", "length") if key in step}
+        made |= {step[key] for key in ("output", "length", "mask") if key in step}
     return list(raw | dict.fromkeys(name for name in frontend.get("inputs", ()) if name not in made))
+
+
+def masked(frontend: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the names of the tokens and of their mask where texts are padded to the longest of a batch, else None."""
+    for step in frontend.get("steps", ()):
+        if step["op"] == "tokenize" and step["padding"] == "longest":
+            return step["output"], step["mask"]
+    return None
 
 
 def steps_of(frontend: Mapping[str, Any]) -> list[Step]:
@@ -69,7 +89,7 @@ def steps_of(frontend: Mapping[str, Any]) -> list[Step]:
         wanted = {name.rstrip("?"): (fits, name.endswith("?")) for name, fits in FIELDS[op].items()}
         for name, (fits, optional) in wanted.items():
             if name not in step and not optional:
-                raise CorruptFile(f"frontend step {op!r} has no {name!r}: {dict(step)}")
+                raise CorruptFile(f"frontend step {op!r} has no {name!r}: {str(dict(step))[:200]}")
             if name in step and not fits(step[name]):
                 raise CorruptFile(f"frontend step {op!r} cannot have {str(step[name])[:200]!r} as its {name!r}")
     return list(steps)
@@ -115,6 +135,8 @@ def _dtype(value: Any) -> bool:
 FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
     "shape": {"input": _text, "shape": _several(_whole)},
     "channels": {"input": _text},
+    "resize": {"input": _text, "size": lambda value: _several(_whole)(value) and len(value) == 2 and min(value) > 0},
+    "repeat": {"input": _text, "times": _whole},
     "scale": {
         "input": _text,
         "by?": _number,
@@ -130,6 +152,30 @@ FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
         "categorical": _several(_object(name=_text, values=_several(_text))),
     },
     "sequence": {"inputs": _several(_text), "output": _text, "length": _text},
+    "frames": {
+        "input": _text,
+        "size": lambda value: _whole(value) and value > 0,
+        "context": lambda value: _whole(value) and value >= 0,
+        "output": _text,
+        "length": _text,
+    },
+    "letters": {
+        "input": _text,
+        "alphabet": _several(_text),
+        "unknown": _whole,
+        "stop": _whole,
+        "output": _text,
+        "length": _text,
+    },
+    "tokenize": {
+        "input": _text,
+        "tokenizer": _text,
+        "max_length": lambda value: _whole(value) and value > 0,
+        "pad": _whole,
+        "padding": lambda value: value in PADDINGS,
+        "output": _text,
+        "mask": _text,
+    },
 }
 """What each step holds and whether a value fits; a name with a ? may be left out."""
 
@@ -179,6 +225,24 @@ def _channels(values: dict[str, Any], step: Step) -> None:
     if array.ndim not in (3, 4):
         raise DataError(f"{step['input']} must be [n, H, W] or [n, H, W, C], got {array.ndim} axes")
     values[step["input"]] = array[:, None] if array.ndim == 3 else np.moveaxis(array, -1, 1)
+
+
+def _resize(values: dict[str, Any], step: Step) -> None:
+    array = _numbers(values, step["input"], np.float32)
+    if array.ndim != 4:
+        raise DataError(f"{step['input']} must be [n, C, H, W] to be resized, got {array.ndim} axes")
+    down, across = (_bilinear(old, new) for old, new in zip(array.shape[2:], step["size"], strict=True))
+    values[step["input"]] = down @ array @ across.T
+
+
+def _bilinear(old: int, new: int) -> Array:
+    """Return float32 [new, old]: what each new pixel takes of the old ones, whose centres lie at i + 1/2."""
+    place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return np.asarray(np.maximum(0, 1 - np.abs(place[:, None] - np.arange(old))), dtype=np.float32)
+
+
+def _repeat(values: dict[str, Any], step: Step) -> None:
+    values[step["input"]] = np.repeat(np.asarray(_taken(values, step["input"])), step["times"], axis=1)
 
 
 def _scale(values: dict[str, Any], step: Step) -> None:
@@ -243,13 +307,50 @@ def _joined(parts: Sequence[Any], number: int, names: Sequence[str]) -> Array:
     return row.reshape(len(row), -1) if row.ndim > 1 else row[None]
 
 
+def _letters(values: dict[str, Any], step: Step) -> None:
+    places, unknown, stop = {letter: i for i, letter in enumerate(step["alphabet"])}, int(step["unknown"]), step["stop"]
+    words = np.asarray(_taken(values, step["input"]))
+    rows = [[*(places.get(letter, unknown) for letter in str(word)), stop] for word in words]
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    padded = np.zeros((len(rows), int(lengths.max(initial=0))), dtype=np.int64)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    del values[step["input"]]
+    values[step["output"]], values[step["length"]] = padded, lengths
+
+
+def _tokenize(values: dict[str, Any], step: Step) -> None:
+    texts, whole = _taken(values, step["input"]), step["padding"] == "max"
+    ids, mask = tokens.encode(texts, step["tokenizer"], step["max_length"], step["pad"], whole)
+    del values[step["input"]]
+    values[step["output"]], values[step["mask"]] = ids, mask
+
+
+def _frames(values: dict[str, Any], step: Step) -> None:
+    size, context = step["size"], step["context"]
+    rows = [_joined([row], number, [step["input"]])[:, 0] for number, row in enumerate(_taken(values, step["input"]))]
+    lengths = np.array([-(-len(row) // size) for row in rows], dtype=np.int64)
+    framed = np.zeros((len(rows), int(lengths.max(initial=0)), context + size), dtype=np.float32)
+    for target, row, length in zip(framed, rows, lengths, strict=True):
+        signal = np.zeros(context + length * size, dtype=np.float32)
+        signal[context : context + len(row)] = row
+        target[:length] = np.lib.stride_tricks.sliding_window_view(signal, context + size)[::size]
+    del values[step["input"]]
+    values[step["output"]], values[step["length"]] = framed, lengths
+
+
 OPERATIONS: Mapping[str, Callable[[dict[str, Any], Step], None]] = {
     "shape": _shape,
     "channels": _channels,
+    "resize": _resize,
+    "repeat": _repeat,
     "scale": _scale,
     "cast": _cast,
     "columns": _columns,
     "sequence": _sequence,
+    "frames": _frames,
+    "letters": _letters,
+    "tokenize": _tokenize,
 }
 
 

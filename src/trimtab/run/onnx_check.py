@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -23,9 +24,9 @@ def options() -> Any:
     return chosen
 
 
-def session(model: Path | bytes, optimized: bool = True) -> Any:
+def session(model: Path | bytes, optimized: bool = True, chosen: Any = None) -> Any:
     """Return an onnxruntime session; not `optimized`, quantized layers compute in float, as they were meant."""
-    chosen = options()
+    chosen = chosen or options()
     if not optimized:
         chosen.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = str(model) if isinstance(model, Path) else model
@@ -34,18 +35,28 @@ def session(model: Path | bytes, optimized: bool = True) -> Any:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep what exporters and quantizers print, warn and log to themselves; torch's C++ prints to file descriptor 1."""
+    """Keep what exporters and quantizers print, warn and log to themselves; torch's C++ prints to the descriptors."""
     before = logging.root.manager.disable
     sys.stdout.flush()
-    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    sys.stderr.flush()
+    kept, nothing = {number: os.dup(number) for number in (1, 2)}, os.open(os.devnull, os.O_WRONLY)
     logging.disable(logging.CRITICAL)
-    os.dup2(nothing, 1)
+    for number in kept:
+        os.dup2(nothing, number)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        for number, copy in kept.items():
+            os.dup2(copy, number)
+            os.close(copy)
         os.close(nothing)
         logging.disable(before)
+
+
+@contextmanager
+def kept_file() -> Iterator[Path]:
+    """Yield a path for a model that is needed for a moment; it and its folder are gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-") as folder:
+        yield Path(folder) / "model.onnx"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -37,10 +37,17 @@ KINDS: Mapping[str, str] = {
     "GroupNormalization": "norm", "RMSNormalization": "norm", "SimplifiedLayerNormalization": "norm",
 }  # fmt: skip
 PRODUCTS = frozenset({"MatMul", "MatMulInteger", "QLinearMatMul"})
-QUANTIZED = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm"})
+DYNAMIC = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger"})
+"""Operators that find the range of an activation at each call, or follow one that does."""
+QUANTIZED = frozenset({"QuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm", *DYNAMIC})
 PASSING = frozenset({"Dropout", "Cast", "Where", "IsNaN", "Identity", "QuantizeLinear", "DequantizeLinear"})
 """What may stand between the softmax of an attention and its product with the values."""
-SCALED = frozenset({"QuantizeLinear", "DequantizeLinear"})
+MOVED = frozenset({"DequantizeLinear", "Transpose", "Identity", "Cast", "Add"})
+"""What may stand between a weight and its layer; a bias of its own belongs to the layer that it is added to."""
+SCALES: Mapping[str, int] = {
+    "QuantizeLinear": 1, "DequantizeLinear": 1, "MatMulNBits": 2, "MatMulInteger": 2, "DynamicQuantizeLSTM": 8,
+}  # fmt: skip
+"""Where the scales and zero points begin among an operator's inputs."""
 BITS: Mapping[int, int] = {
     onnx.TensorProto.FLOAT: 32, onnx.TensorProto.DOUBLE: 64, onnx.TensorProto.FLOAT16: 16,
     onnx.TensorProto.BFLOAT16: 16, onnx.TensorProto.INT32: 32, onnx.TensorProto.INT16: 16,
@@ -59,16 +66,21 @@ def facts(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> Fac
     graphs = list(graphs_of(model))
     nodes = [node for graph in graphs for node in graph.node]
     constants = _constants(graphs)
-    weights = [(math.prod(t.dims), BITS[t.data_type]) for t in _weights(graphs)]
-    total = sum(count for count, _ in weights)
+    weights = [(t.name, *_size(t, nodes)) for t in _weights(graphs)]
+    total = sum(count for _, count, _ in weights)
+    kinds = {node.output[0]: kind for node, kind in _kinds(nodes, constants)}
+    work = _operations(model, sizes or {})
     quantized = any(n.op_type in QUANTIZED and n.input[0] not in constants for n in nodes)
     return Facts(
         format="onnx",
         parameters=total,
-        operations=_operations(model, sizes or {}),
-        layers=dict(sorted(Counter(_kinds(nodes, constants)).items())),
-        weight_bits=sum(count * bits for count, bits in weights) / total if total else 32.0,
+        operations=sum(work.values()),
+        layers=dict(sorted(Counter(kinds.values()).items())),
+        weight_bits=sum(count * bits for _, count, bits in weights) / total if total else 32.0,
         activation_bits=8.0 if quantized else 32.0,
+        operations_by={kind: count for kind, count in sorted(work.items()) if count},
+        parameters_by=_parameters_by(weights, nodes, kinds),
+        dynamic=any(node.op_type in DYNAMIC for node in nodes),
     )
 
 
@@ -97,9 +109,11 @@ def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from (sparse.values, sparse.indices)
 
 
-def _constants(graphs: Iterable[Graph]) -> frozenset[str]:
-    """Names whose values no input reaches, a dequantized weight among them."""
-    known = {tensor.name for graph in graphs if isinstance(graph, onnx.GraphProto) for tensor in graph.initializer}
+def _constants(graphs: Sequence[Graph], learnt: Iterable[str] = ()) -> frozenset[str]:
+    """Names whose values no input reaches, a dequantized weight among them; `learnt` are known to be so."""
+    known = {*learnt} | {
+        tensor.name for graph in graphs if isinstance(graph, onnx.GraphProto) for tensor in graph.initializer
+    }
     for graph in graphs:
         for node in graph.node:
             if node.op_type == "Constant" or (node.input and all(not i or i in known for i in node.input)):
@@ -109,7 +123,8 @@ def _constants(graphs: Iterable[Graph]) -> frozenset[str]:
 
 def _weights(graphs: Iterable[Graph]) -> Iterator[onnx.TensorProto]:
     """Yield what was learnt: not shapes and tables, not scalars, not the scales and zero points of quantization."""
-    scales = {i for g in graphs for n in g.node if n.op_type in SCALED for i in n.input[1:]}
+    graphs = list(graphs)
+    scales = {i for g in graphs for n in g.node if n.op_type in SCALES for i in n.input[SCALES[n.op_type] :]}
     for graph in graphs:
         named = [(t.name, t) for t in graph.initializer] if isinstance(graph, onnx.GraphProto) else []
         fixed = [n for n in graph.node if n.op_type == "Constant" and n.attribute and n.attribute[0].HasField("t")]
@@ -118,18 +133,45 @@ def _weights(graphs: Iterable[Graph]) -> Iterator[onnx.TensorProto]:
                 yield tensor
 
 
-def _kinds(nodes: Iterable[onnx.NodeProto], constants: frozenset[str]) -> Iterator[str]:
+def _size(tensor: onnx.TensorProto, nodes: Iterable[onnx.NodeProto]) -> tuple[int, float]:
+    """Return a tensor's parameters and the bits of each; MatMulNBits packs them, and its scales weigh something."""
+    packed = next((n for n in nodes if n.op_type == "MatMulNBits" and n.input[1] == tensor.name), None)
+    if packed is None:
+        return math.prod(tensor.dims), float(BITS[tensor.data_type])
+    given = {a.name: a.i for a in packed.attribute}
+    return given["K"] * given["N"], given.get("bits", 4) + 32 / given["block_size"]
+
+
+def _parameters_by(
+    weights: Iterable[tuple[str, int, float]], nodes: Sequence[onnx.NodeProto], kinds: Mapping[str, str]
+) -> dict[str, int]:
+    """Add parameters up by the kind of layer that takes them, also behind a dequantization or a transposition."""
+    takers: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            takers.setdefault(name, []).append(node)
+    found: Counter[str] = Counter()
+    for name, count, _ in weights:
+        reached = takers.get(name, [])
+        while reached and reached[0].output[0] not in kinds and reached[0].op_type in MOVED:
+            reached = takers.get(reached[0].output[0], [])
+        kind = next((kinds[node.output[0]] for node in reached if node.output and node.output[0] in kinds), None)
+        found[kind or "other"] += count
+    return {kind: count for kind, count in sorted(found.items()) if count}
+
+
+def _kinds(nodes: Iterable[onnx.NodeProto], constants: frozenset[str]) -> Iterator[tuple[onnx.NodeProto, str]]:
     probabilities: set[str] = set()
     for node in nodes:
         learnt = any(name in constants for name in node.input)
         if node.op_type in KINDS:
-            yield KINDS[node.op_type]
+            yield node, KINDS[node.op_type]
         elif node.op_type in PRODUCTS and _factors(node) & constants:
-            yield "linear"
+            yield node, "linear"
         elif node.op_type in PRODUCTS and _factors(node) & probabilities:
-            yield "attention"
+            yield node, "attention"
         elif node.op_type == "Gather" and learnt and node.input[0] in constants:
-            yield "embedding"
+            yield node, "embedding"
         elif node.op_type == "Softmax" or (node.op_type in PASSING and set(node.input) & probabilities):
             probabilities.update(node.output)
 
@@ -138,7 +180,8 @@ def _factors(node: onnx.NodeProto) -> set[str]:
     return {node.input[0], node.input[3 if node.op_type == "QLinearMatMul" else 1]}
 
 
-def _operations(model: onnx.ModelProto, sizes: Mapping[str, int]) -> int:
+def _operations(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Counter[str]:
+    """Count multiply-accumulates by kind of layer; products of two activations are attention's."""
     sized = _sized(model, sizes)
     with suppress(onnx.shape_inference.InferenceError):
         sized = onnx.shape_inference.infer_shapes(sized, data_prop=True)
@@ -147,7 +190,13 @@ def _operations(model: onnx.ModelProto, sizes: Mapping[str, int]) -> int:
     for graph in graphs:
         shapes |= {v.name: _shape(v, sizes) for v in (*graph.value_info, *graph.input, *graph.output) if _known(v)}
         shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    return sum(_work(node, shapes) for graph in graphs for node in graph.node)
+    learnt = {value.name for value in sized.graph.input} - {value.name for value in model.graph.input}
+    constants = _constants(graphs, learnt)
+    found: Counter[str] = Counter()
+    for node in (node for graph in graphs for node in graph.node):
+        plain = "linear" if set(node.input) & constants else "attention"
+        found[KINDS.get(node.op_type, plain)] += _work(node, shapes)
+    return found
 
 
 def _sized(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:

@@ -151,7 +151,11 @@ def _check_domains(model: onnx.ModelProto, path: Path) -> None:
     graphs = [model.graph.node, *(function.node for function in model.functions)]
     strange = sorted({f"{n.domain}.{n.op_type}" for nodes in graphs for n in nodes if n.domain not in DOMAINS | own})
     if strange:
-        raise Refused(f"{path.name} uses custom operators that no runtime here has: {', '.join(strange[:5])}")
+        raise Refused(
+            f"{path.name} uses custom operators that no runtime here has: {', '.join(strange[:5])}; export it with "
+            "operators of ONNX in their place, or cut the graph in front of them (onnx.utils.extract_model) and trim "
+            "that part on its own"
+        )
     newest = onnx.defs.onnx_opset_version()
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and not 1 <= opset.version <= newest:

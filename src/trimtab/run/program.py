@@ -52,7 +52,11 @@ def _drive(model: Model, session: Session, inputs: Values) -> Outputs:
 
 
 def _call(model: Model, session: Session, part: str, values: Values) -> Outputs:
-    """Run one part on those of the values that it takes; state that is not among them starts as zeros."""
+    return session.run(_fitted(model, part, values), part)
+
+
+def _fitted(model: Model, part: str, values: Values) -> Outputs:
+    """Return those of the values that a part takes; state that is not among them starts as zeros."""
     signature = model.parts[part].signature
     fed = set(signature.state.values())
     plain = {spec.name: _fit(part, spec, values) for spec in signature.inputs if spec.name not in fed}
@@ -62,7 +66,13 @@ def _call(model: Model, session: Session, part: str, values: Values) -> Outputs:
         for spec in signature.inputs
         if spec.name in fed
     }
-    return session.run({**plain, **state}, part)
+    return {**plain, **state}
+
+
+def _fed_back(signature: Signature, outputs: Outputs) -> Outputs:
+    """Return the state for the next step, in the type its input takes; beyond that a step is not checked again."""
+    dtypes = {spec.name: spec.dtype for spec in signature.inputs}
+    return {name: np.asarray(outputs[output], dtype=dtypes[name]) for output, name in signature.state.items()}
 
 
 def _fit(part: str, spec: TensorSpec, values: Values) -> NDArray[Any]:
@@ -101,14 +111,15 @@ def _scan(program: Scan, model: Model, session: Session, inputs: Values) -> Outp
     counts = {len(steps) for steps in windows.values()}
     if len(counts) != 1:
         raise DataError(f"{', '.join(program.over)} have {sorted(counts)} steps; a scan takes as many of each")
-    values, gathered = dict(inputs), []
+    first = {name: steps[0] for name, steps in windows.items()}
+    given, gathered = _fitted(model, program.part, {**inputs, **first}), []
     for step in range(counts.pop()):
-        values |= {name: steps[step] for name, steps in windows.items()}
-        outputs = _call(model, session, program.part, values)
-        values |= {signature.state[name]: outputs.pop(name) for name in signature.state}
-        gathered.append(outputs)
+        given = {**given, **{name: steps[step] for name, steps in windows.items()}}
+        outputs = session.run(given, program.part)
+        given |= _fed_back(signature, outputs)
+        gathered.append({name: array for name, array in outputs.items() if name not in signature.state})
     stacked = {name: np.stack([outputs[name] for outputs in gathered], axis=1) for name in gathered[0]}
-    return stacked | {output: values[name] for output, name in signature.state.items()}
+    return stacked | {output: given[name] for output, name in signature.state.items()}
 
 
 def _windows(signature: Signature, name: str, inputs: Values) -> list[NDArray[Any]]:
@@ -116,7 +127,7 @@ def _windows(signature: Signature, name: str, inputs: Values) -> list[NDArray[An
     spec = next((spec for spec in signature.inputs if spec.name == name), None)
     if spec is None or name not in inputs or inputs[name].ndim < 2 or not inputs[name].shape[1]:
         raise DataError(f"a scan over {name!r} takes an input of that name with steps along axis 1")
-    array = inputs[name]
+    array = np.asarray(inputs[name], dtype=spec.dtype)
     if len(spec.shape) == array.ndim - 1:
         return [array[:, step] for step in range(array.shape[1])]
     width = spec.shape[1] if isinstance(spec.shape[1], int) else 1
@@ -131,33 +142,50 @@ def _greedy(program: Greedy, model: Model, session: Session, inputs: Values) -> 
         values |= _call(model, session, program.encoder, inputs)
     signature = model.parts[program.decoder].signature
     rows = len(next(iter(inputs.values())))
-    column = next((len(spec.shape) for spec in signature.inputs if spec.name == program.token), 1)
+    column = next((len(spec.shape) for spec in signature.inputs if spec.name == program.token), 1) == 2
     token = np.full(rows, program.start, dtype=np.int64)
-    done = np.zeros(rows, dtype=bool)
+    given = _fitted(model, program.decoder, {**values, program.token: token[:, None] if column else token})
+    done, stopped = np.zeros(rows, dtype=bool), False
     tokens: list[NDArray[np.int64]] = []
-    chances: list[NDArray[np.float64]] = []
-    lengths = np.zeros(rows, dtype=np.int64)
-    while len(tokens) < program.max_length and not done.all():
-        values[program.token] = token[:, None] if column == 2 else token
-        outputs = _call(model, session, program.decoder, values)
-        values |= {name: outputs[output] for output, name in signature.state.items()}
+    sums: list[NDArray[np.float64]] = []
+    while len(tokens) < program.max_length and not (stopped and done.all()):
+        outputs = session.run(given, program.decoder)
         logits = outputs[program.logits].reshape(rows, -1, outputs[program.logits].shape[-1])[:, -1]
-        token = np.where(done, program.stop, logits.argmax(axis=1))
-        chances.append(np.where(done, 0.0, _log_top(logits)))
-        lengths += ~done
+        token = logits.argmax(axis=1)
+        sums.append(_exponents(logits, token))
+        token = np.where(done, program.stop, token) if stopped else token
         done |= token == program.stop
+        stopped = stopped or bool(done.any())
         tokens.append(token)
-    return {
-        "tokens": np.stack(tokens, axis=1) if tokens else np.zeros((rows, 0), np.int64),
-        "lengths": lengths,
-        "log_probability": np.stack(chances, axis=1).astype(np.float32) if chances else np.zeros((rows, 0), np.float32),
-    }
+        given = {**given, **_fed_back(signature, outputs), program.token: token[:, None] if column else token}
+    return _said(program, tokens, sums, rows)
+
+
+def _said(program: Greedy, tokens: list[NDArray[Any]], sums: list[NDArray[np.float64]], rows: int) -> Outputs:
+    """Return the answer of a decoder: rows are cut at their first stop, which counts."""
+    if not tokens:
+        nothing = np.zeros((rows, 0), np.int64)
+        return {"tokens": nothing, "lengths": nothing.sum(axis=1), "log_probability": nothing.astype(np.float32)}
+    said = np.stack(tokens, axis=1)
+    ended = np.cumsum(said == program.stop, axis=1) - (said == program.stop) > 0
+    chances = np.where(ended, 0.0, -np.log(np.stack(sums, axis=1)))
+    return {"tokens": said, "lengths": (~ended).sum(axis=1), "log_probability": chances.astype(np.float32)}
+
+
+def _exponents(logits: NDArray[Any], best: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sum of exp(logit - best logit) of each row of logits[B, K]: one over the highest softmax probability."""
+    top = logits[np.arange(len(best)), best][:, None]
+    return np.asarray(np.exp(np.subtract(logits, top, dtype=np.float64)).sum(axis=1))
 
 
 def _log_top(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Log of the highest softmax probability of each row of logits[B, K]."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(-np.log(np.exp(shifted).sum(axis=1)))
+    return np.asarray(-np.log(_exponents(logits, logits.argmax(axis=1))))
+
+
+def confidence(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the highest softmax probability of each row of logits[B, K]: what a cascade's thresholds are about."""
+    return np.asarray(np.exp(_log_top(logits)))
 
 
 def _cascade(program: Cascade, model: Model, session: Session, inputs: Values) -> Outputs:
@@ -176,7 +204,7 @@ def _cascade(program: Cascade, model: Model, session: Session, inputs: Values) -
         answer[asking], stage[asking] = logits, number
         if number == len(program.thresholds):
             break
-        unsure = np.exp(_log_top(logits)) < program.thresholds[number]
+        unsure = confidence(logits) < program.thresholds[number]
         asking = asking[unsure]
         if not len(asking):
             break

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.values.task import Split, TaskView
+from trimtab.values.task import Example, Split, TaskView
 
 BATCHES = 8
 """Real batches that a block of timing goes through."""
+LOOKED_AT = 512
+"""Examples among which short and long ones are chosen."""
 
 
 def known(bound: float) -> float | None:
@@ -33,9 +35,59 @@ class Timed(Protocol):
 
 
 def real_batches(view: TaskView, split: Split, size: int) -> list[Mapping[str, NDArray[Any]]]:
-    """Return the inputs of up to eight batches of exactly `size` examples; of one smaller if the split has fewer."""
-    batches = list(view.batches(split, size, size * BATCHES))
+    """Return the inputs of up to eight batches of exactly `size` examples; of one smaller if the split has fewer.
+
+    Examples that come alone and differ in length are taken from short to long, one from each eighth of the first 512;
+    larger batches are in the split's order, each padded to its longest.
+    """
+    alone = _spread(view, split) if size == 1 else []
+    batches = [view.task.collate([example]) for example in alone] or list(view.batches(split, size, size * BATCHES))
     return [batch.inputs for batch in batches if len(batch) == size] or [batch.inputs for batch in batches[:1]]
+
+
+def _spread(view: TaskView, split: Split) -> list[Example]:
+    """Return an example from each eighth by length; [] where all have the same, or there are too few."""
+    examples = view.split(split)
+    first = [examples[i] for i in range(min(BATCHES, len(examples)))]
+    if len({_size(example) for example in first}) < 2 or len(first) < BATCHES:
+        return []
+    known = sorted((examples[i] for i in range(min(LOOKED_AT, len(examples)))), key=_size)
+    return [known[int((eighth + 0.5) * len(known) / BATCHES)] for eighth in range(BATCHES)]
+
+
+def _size(example: Example) -> int:
+    return sum(array.size for array in example.inputs.values())
+
+
+def shape_conditions(batches: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, Any]:
+    """Return what the batches look like: shapes, as "7-59" where they differ; and the mean length and the padding.
+
+    >>> one, two = ({"attention_mask": np.ones((1, length), int)} for length in (3, 5))
+    >>> shape_conditions([one, two])
+    {'shapes': {'attention_mask': [1, '3-5']}, 'mean_length': 4.0, 'padding_share': 0.0}
+    """
+    sizes = {name: list(zip(*(inputs[name].shape for inputs in batches), strict=True)) for name in batches[0]}
+    shapes = {name: [_range(size) for size in axes] for name, axes in sizes.items()}
+    lengths = [_lengths(inputs) for inputs in batches]
+    if any(length is None for length, _ in lengths):
+        return {"shapes": shapes}
+    valid = np.concatenate([length for length, _ in lengths if length is not None])
+    padded = sum(width * len(length) for length, width in lengths if length is not None)
+    share = 1 - float(valid.sum()) / padded
+    return {"shapes": shapes, "mean_length": round(float(valid.mean()), 1), "padding_share": round(share, 3)}
+
+
+def _range(sizes: Sequence[int]) -> int | str:
+    return sizes[0] if min(sizes) == max(sizes) else f"{min(sizes)}-{max(sizes)}"
+
+
+def _lengths(inputs: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any] | None, int]:
+    """Return how many steps of each example are not padding, and to how many they are padded."""
+    if "attention_mask" in inputs:
+        mask = inputs["attention_mask"]
+        return mask.sum(axis=1), mask.shape[1]
+    timed = [array for name, array in inputs.items() if name != "length" and array.ndim > 1]
+    return (inputs["length"], timed[0].shape[1]) if "length" in inputs and timed else (None, 0)
 
 
 def call_seconds(session: Timed, batches: Iterable[Mapping[str, NDArray[Any]]], seconds: float) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from trimtab.errors import Refused, TrimtabError
 from trimtab.run import wire
 from trimtab.run.program import drive
+from trimtab.run.weather import counters
 from trimtab.values.machine import Machine
 from trimtab.values.model import Model
 from trimtab.values.registry import registry
@@ -88,12 +89,13 @@ class Worker:
             gc.enable()
 
     def usage(self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Reply:
-        """Memory and processor time so far."""
+        """Memory and processor time so far, and how busy the machine is."""
         used = {
             "peak_memory_mb": status_bytes("VmHWM") / MEGABYTE,
             "base_memory_mb": self.base_memory / MEGABYTE,
             "cpu_seconds": time.process_time(),
             "pid": os.getpid(),
+            **counters(),
         }
         return {"usage": used}, {}
 

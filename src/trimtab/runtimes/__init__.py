@@ -29,6 +29,8 @@ class Runtime(ABC):
     """Formats whose base this runtime serves where the user names none: what "4x faster" is measured against."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions go into conditions and verdicts."""
+    loading_s: ClassVar[float] = 4.0
+    """Seconds that starting a worker and loading a model of usual size take: the search plans with it."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.threads <= MOST_THREADS:

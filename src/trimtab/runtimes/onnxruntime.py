@@ -25,6 +25,10 @@ LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 ERRORS_ONLY = 3
+LARGE = 20_000_000
+"""Multiply-accumulates from which waking a thread at each layer costs little beside its work."""
+WIDE = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""Instruction sets that add int8 products in 32 bits; without one, AVX2 and AVX512 saturate at 16."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class OnnxRuntime(Runtime):
 
     level: str = "all"
     """Graph optimization: none, basic, extended or all."""
+    precise_int8: bool = False
+    """Add int8 products without overflow where the processor lacks VNNI: slower there, and without effect elsewhere."""
+    spin: bool = False
+    """Let waiting threads spin: quicker where the cores are its own, much slower where they are shared."""
 
     formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
     native: ClassVar[frozenset[str]] = frozenset({"onnx"})
@@ -42,6 +50,14 @@ class OnnxRuntime(Runtime):
         super().__post_init__()
         if self.level not in LEVELS:
             raise ValueError(f"level is one of {', '.join(LEVELS)}, got {self.level!r}")
+
+    @classmethod
+    def choices(cls, facts: Facts, machine: Machine) -> tuple[Runtime, ...]:
+        """Return one thread and every core; spinning for large models, and precise for int8 that could overflow."""
+        plain = super().choices(facts, machine)
+        spinning = [cls(threads=machine.cores, spin=True)] if machine.cores > 1 and facts.operations >= LARGE else []
+        overflows = facts.activation_bits <= 8 and "avx2" in machine.isa and not WIDE & set(machine.isa)
+        return (*plain, *spinning, *([cls(precise_int8=True)] if overflows else []))
 
     def predict(self, facts: Facts, machine: Machine) -> dict[str, float]:
         """Return the expected `latency_ms` at batch 1; the constants are explained in `trimtab.run.speed`."""
@@ -59,7 +75,8 @@ class OnnxRuntime(Runtime):
         options.graph_optimization_level = LEVELS[self.level]
         options.log_severity_level = ERRORS_ONLY
         # waiting threads that spin steal the core of those that work: on two busy cores p90 was 13.6 ms, 6.1 without
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spin)))
+        options.add_session_config_entry("session.x64quantprecision", str(int(self.precise_int8)))
         return onnxruntime.InferenceSession(str(guarded(part.path)), options, providers=["CPUExecutionProvider"])
 
 

@@ -1,4 +1,4 @@
-"""OpenVINO on the processor: serves `onnx` parts; often the quickest for int8 convolutions on x86."""
+"""OpenVINO on the processor: serves `onnx` and its own `openvino` parts; often the quickest for int8 convolutions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from trimtab.run import openvino_files
 from trimtab.run.onnx_guard import guarded
 from trimtab.run.speed import Speed
 from trimtab.runtimes import Runtime
@@ -24,6 +25,8 @@ PROCESSORS = frozenset({"sse4_2", "avx2", "avx512f", "asimd"})
 """Its processor plugin needs one of these instruction sets."""
 BRIEF = frozenset({"amx_bf16", "avx512_bf16"})
 """Instruction sets with products of bf16; elsewhere it is emulated or ignored, and never quicker."""
+SEQUENCES = frozenset({"lstm", "gru", "rnn", "attention", "embedding"})
+"""Kinds of layers that read sequences of any length."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,13 @@ class OpenVino(Runtime):
 
     hint: str = "latency"
     """What it is told to optimize: latency or throughput."""
+    static: bool = False
+    """Compile a second time for batches of one, where the batch is the only free axis: quicker for small nets."""
     precision: str = "f32"
     """What float layers compute in: f32, or bf16, quicker and coarser where the processor has products of it."""
 
-    formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
+    formats: ClassVar[frozenset[str]] = frozenset({"onnx", "openvino"})
+    native: ClassVar[frozenset[str]] = frozenset({"openvino"})
     libraries: ClassVar[tuple[str, ...]] = ("openvino",)
 
     def __post_init__(self) -> None:
@@ -47,11 +53,15 @@ class OpenVino(Runtime):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Runtime, ...]:
-        """Return one thread and every core, and for float models the same in bf16 where the processor has it."""
-        plain = super().choices(facts, machine)
+        """Return one thread and every core, and for float models the same in bf16 where the processor has it.
+
+        All are static but for models of sequences, whose second axis is free.
+        """
+        static = not SEQUENCES & set(facts.layers)
+        plain = tuple(cls(threads=one.threads, static=static) for one in super().choices(facts, machine))
         if facts.activation_bits <= 16 or not BRIEF & set(machine.isa):
             return plain
-        return (*plain, *(cls(threads=one.threads, precision="bf16") for one in plain))
+        return (*plain, *(cls(threads=one.threads, static=static, precision="bf16") for one in plain))
 
     def predict(self, facts: Facts, machine: Machine) -> dict[str, float]:
         """Return the expected `latency_ms` at batch 1; the constants are explained in `trimtab.run.speed`."""
@@ -72,9 +82,11 @@ class OpenVino(Runtime):
     def load(self, model: Model, machine: Machine) -> Session:
         """Compile every part's graph; nothing is cached on disk."""
         core = openvino.Core()
-        return _Requests({name: self._compile(core, part) for name, part in model.parts.items()})
+        parts = model.parts.items()
+        ones = {name: self._compile(core, part, True) for name, part in parts if self.static and _only_batch(part)}
+        return _Requests({name: self._compile(core, part) for name, part in parts}, ones)
 
-    def _compile(self, core: openvino.Core, part: Part) -> openvino.InferRequest:
+    def _compile(self, core: openvino.Core, part: Part, one: bool = False) -> openvino.InferRequest:
         settings = {
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": 1,
@@ -82,12 +94,24 @@ class OpenVino(Runtime):
             "INFERENCE_PRECISION_HINT": self.precision,
             "ENABLE_CPU_PINNING": False,
         }
-        return core.compile_model(core.read_model(guarded(part.path)), "CPU", settings).create_infer_request()
+        path = openvino_files.model(part.path) if part.format == "openvino" else guarded(part.path)
+        network = core.read_model(path)
+        if one:
+            network.reshape({spec.name: [1, *spec.shape[1:]] for spec in part.signature.inputs})
+        return core.compile_model(network, "CPU", settings).create_infer_request()
+
+
+def _only_batch(part: Part) -> bool:
+    """Whether the batch axis, in front, is free, and no other axis is."""
+    shapes = [spec.shape for spec in part.signature.inputs]
+    return all(shape and isinstance(shape[0], str) and all(isinstance(n, int) for n in shape[1:]) for shape in shapes)
 
 
 class _Requests:
-    def __init__(self, requests: Mapping[str, openvino.InferRequest]) -> None:
-        self.requests = requests
+    def __init__(
+        self, requests: Mapping[str, openvino.InferRequest], ones: Mapping[str, openvino.InferRequest]
+    ) -> None:
+        self.requests, self.ones = requests, ones
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
         self.outputs = {
             name: [output.get_any_name() for output in request.model_outputs] for name, request in requests.items()
@@ -95,7 +119,10 @@ class _Requests:
 
     def run(self, inputs: Arrays, part: str = "main") -> dict[str, NDArray[Any]]:
         request, shapes = self.requests[part], [array.shape for array in inputs.values()]
-        if self.shapes.get(part) == shapes:
+        if part in self.ones and all(shape[0] == 1 for shape in shapes):
+            request = self.ones[part]
+            request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+        elif self.shapes.get(part) == shapes:
             request.infer(dict(inputs), share_inputs=True, share_outputs=True)
         else:
             self._reshape(request, inputs)

@@ -1,4 +1,9 @@
-"""ONNX files from anywhere: `onnx:model.onnx`, copied with checked external data, inputs named as the task's."""
+"""ONNX files from anywhere: `onnx:model.onnx`, copied with checked external data, inputs named as the task's.
+
+Graphs with state, or with inputs that never change, say so behind the name:
+`onnx:vad.onnx(state='stateN:state', over='input', fixed='sr=16000')`; see `trimtab.sources._onnx_interface`. Two graphs
+are known by name and come inside packages: `onnx:silero` and `onnx:rapidocr`.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,46 @@ import hashlib
 import itertools
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
 from trimtab.errors import DataError, UnsafeFile
+from trimtab.packages import Parcel, fetch
 from trimtab.run import onnx_facts, onnx_files
 from trimtab.sources import Source
-from trimtab.values.model import Model, Part, Signature, TensorSpec
+from trimtab.sources._onnx_interface import Fit, Reading, drop_twins, fit, fix_inputs, set_state
+from trimtab.values.model import Model, Part
+from trimtab.values.notation import Step
 from trimtab.values.task import TaskView
 
 ANSWER = "output"
+CARRIED: Mapping[str, tuple[Parcel, Mapping[str, Any]]] = {
+    "silero": (
+        Parcel(
+            "pypi",
+            "silero-vad",
+            "6.2.3",
+            "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+            "silero_vad/data/silero_vad.onnx",
+        ),
+        {"state": "stateN:state", "over": "input", "fixed": "sr=16000"},
+    ),
+    "rapidocr": (
+        Parcel(
+            "pypi",
+            "rapidocr-onnxruntime",
+            "1.4.4",
+            "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+            "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
+        ),
+        {},
+    ),
+}
+"""Graphs known by name: a voice detector (MIT), and a detector of text in images (Apache-2.0)."""
 
 
 class OnnxFile(Source):
@@ -25,13 +58,14 @@ class OnnxFile(Source):
 
     def open(self, ref: str, scratch: Path, task: TaskView) -> Model:
         """Return the model; inputs and the answer take the task's names, by order where names differ."""
-        path = _path(ref)
-        part, notes = _copied(path, scratch / "main", task)
-        return Model({"main": part}, frontend=task.task.frontend(), lineage=(f"onnx:{ref}",), notes=notes)
+        path, reading = _parsed(ref)
+        folder = scratch / "main"
+        _copy_external(path, folder)
+        return _opened(path, folder, task, reading)
 
     def fingerprint(self, ref: str) -> str:
         """Return a sha256 of the file and of its external data, with their names."""
-        path = _path(ref)
+        path, _ = _parsed(ref)
         digest = hashlib.sha256()
         for file in (path, *onnx_files.check_external(path)):
             digest.update(f"{file.relative_to(path.parent)}\0{file.stat().st_size}\0".encode())
@@ -40,15 +74,23 @@ class OnnxFile(Source):
         return digest.hexdigest()
 
 
-def _path(ref: str) -> Path:
-    path = Path(ref).expanduser()
-    if not path.is_file():
-        raise DataError(f"there is no file {ref}; onnx: takes the path of an ONNX file")
-    return path
+def _parsed(ref: str) -> tuple[Path, Reading]:
+    """Split `FILE(state=...)` into the file and how to read it; a file that is called as written has no arguments."""
+    opens = [position for position, char in enumerate(ref) if char == "("] if ref.endswith(")") else []
+    for end in (len(ref), *opens):
+        path, arguments = Path(ref[:end]).expanduser(), ref[end:]
+        if path.is_file():
+            return path, Step.parse(f"onnx{arguments}").build(Reading)
+        if ref[:end] in CARRIED:
+            parcel, usual = CARRIED[ref[:end]]
+            said = Step.parse(f"onnx{arguments}")
+            return fetch(parcel), Step("onnx", said.positional, {**usual, **said.named}).build(Reading)
+    known = ", ".join(CARRIED)
+    raise DataError(f"there is no file {ref}; onnx: takes the path of an ONNX file, or one of: {known}")
 
 
-def _copied(path: Path, folder: Path, task: TaskView) -> tuple[Part, dict[str, Any]]:
-    """Copy the file as it is where nothing is to be renamed, else write it anew, its external data always as it is."""
+def _copy_external(path: Path, folder: Path) -> None:
+    """Copy the external data of a graph, each file checked, as it is."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in onnx_files.check_external(path):
         target = folder / file.relative_to(path.parent)
@@ -56,70 +98,55 @@ def _copied(path: Path, folder: Path, task: TaskView) -> tuple[Part, dict[str, A
             raise UnsafeFile(f"{path.name} keeps its external data in {file.name}, the name of a model; rename it")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target, follow_symlinks=False)
+
+
+def _opened(path: Path, folder: Path, task: TaskView, reading: Reading) -> Model:
     model = onnx_files.parse(path)
-    found = onnx_files.signature(model)
-    names = _names(found, task)
-    rename(model, names)
+    notes: dict[str, Any] = {"fixed": fix_inputs(model, reading.fixed), "outputs_twice": drop_twins(model)}
     onnx_files.name_batch(model)
+    given = task.split("train")[0].inputs
+    fitted = fit(onnx_files.signature(model), given, reading, task.task.name)
+    set_state(model, fitted.state)
+    changed = rename(model, {**fitted.names, **_answer(model, fitted)})
+    state = {changed.get(output, output): changed.get(name, name) for output, name in fitted.state.items()}
     target = folder / onnx_files.MODEL
     target.write_bytes(model.SerializeToString())
     whole = onnx_files.load(target)
-    facts = onnx_files.facts(whole, _sizes(onnx_files.signature(whole), task))
-    notes = {"onnx": {"renamed": {old: new for old, new in names.items() if old != new}}}
-    return Part("onnx", folder, onnx_files.signature(whole), facts), notes
+    signature = replace(onnx_files.signature(whole), state=state)
+    part = Part("onnx", folder, signature, onnx_files.facts(whole, _sizes(signature.inputs, given)))
+    notes |= {"renamed": changed, "state": state, "over": list(fitted.over)}
+    return Model(
+        {"main": part},
+        fitted.program,
+        task.task.frontend(),
+        notes={"onnx": {name: note for name, note in notes.items() if note}},
+    )
 
 
-def _names(found: Signature, task: TaskView) -> dict[str, str]:
-    """Map the model's names to the task's; raises DataError where an input cannot fit."""
-    given = task.split("train")[0].inputs
-    if len(found.inputs) > len(given):
-        raise DataError(f"the model takes {_show(found.inputs)}, and {task.task.name} gives {_given(given)} only")
-    same = all(spec.name in given for spec in found.inputs)
-    names = {spec.name: spec.name if same else name for spec, name in zip(found.inputs, given, strict=False)}
-    for spec in found.inputs:
-        why = _misfit(spec, given[names[spec.name]])
-        if why:
-            raise DataError(
-                f"input {spec.name!r} of the model takes {_show((spec,))}, but {task.task.name} gives "
-                f"{_given({names[spec.name]: given[names[spec.name]]})}: {why}"
-            )
-    return names | _answer(found)
+def _answer(model: onnx.ModelProto, fitted: Fit) -> dict[str, str]:
+    """The first output of floats that is no state, or else the first, is what the task scores."""
+    specs = [spec for spec in onnx_files.signature(model).outputs if spec.name not in fitted.state]
+    if not specs:
+        raise DataError("every output of the model is state; nothing is left that a task could score")
+    floats = [spec.name for spec in specs if spec.dtype.startswith("float")]
+    return {} if ANSWER in [spec.name for spec in specs] else {(floats or [specs[0].name])[0]: ANSWER}
 
 
-def _answer(found: Signature) -> dict[str, str]:
-    names = [spec.name for spec in found.outputs]
-    floats = [spec.name for spec in found.outputs if spec.dtype.startswith("float")]
-    return {} if ANSWER in names else {(floats or names)[0]: ANSWER}
+def _sizes(inputs: tuple[Any, ...], given: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """Give the symbolic sizes their value for one example, or one step of it."""
+    sizes = {"batch": 1}
+    for spec in (spec for spec in inputs if spec.name in given):
+        own = given[spec.name].shape
+        known = zip(spec.shape[1:], own[len(own) - len(spec.shape) + 1 :], strict=False)
+        sizes |= {name: size for name, size in known if isinstance(name, str)}
+    return sizes
 
 
-def _misfit(spec: TensorSpec, array: Any) -> str:
-    """Say why one example's array, with a batch axis in front, does not fit; empty where it does."""
-    if not spec.shape or isinstance(spec.shape[0], int):
-        return "its first axis is not a free batch axis; export it with a dynamic batch"
-    if len(spec.shape) != array.ndim + 1:
-        return f"an example has {array.ndim} axes besides the batch, the model wants {len(spec.shape) - 1}"
-    if spec.dtype != str(array.dtype):
-        return f"the types differ, {spec.dtype} and {array.dtype}"
-    pairs = zip(spec.shape[1:], array.shape, strict=True)
-    return "" if all(isinstance(n, str) or n == size for n, size in pairs) else "the sizes differ"
+def rename(model: onnx.ModelProto, names: Mapping[str, str]) -> dict[str, str]:
+    """Rename values throughout the main graph and the graphs in its nodes, in place; what a new name hits gives way.
 
-
-def _show(specs: tuple[TensorSpec, ...]) -> str:
-    return ", ".join(f"{spec.name} {spec.dtype}[{', '.join(map(str, spec.shape))}]" for spec in specs)
-
-
-def _given(arrays: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {a.dtype}[{', '.join(map(str, ('batch', *a.shape)))}]" for name, a in arrays.items())
-
-
-def _sizes(signature: Signature, task: TaskView) -> dict[str, int]:
-    given = task.split("train")[0].inputs
-    pairs = [pair for s in signature.inputs for pair in zip(s.shape[1:], given[s.name].shape, strict=True)]
-    return {name: size for name, size in pairs if isinstance(name, str)} | {"batch": 1}
-
-
-def rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
-    """Rename values throughout the main graph and the graphs in its nodes, in place; what a new name hits gives way."""
+    Returns every old name that changed, with its new one.
+    """
     graphs = [graph for graph in onnx_facts.graphs_of(model) if isinstance(graph, onnx.GraphProto)]
     used = {name for graph in graphs for name in _used(graph)}
     changes = {old: new for old, new in names.items() if old != new}
@@ -133,6 +160,7 @@ def rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
         for node in graph.node:
             node.input[:] = [changes.get(name, name) for name in node.input]
             node.output[:] = [changes.get(name, name) for name in node.output]
+    return changes
 
 
 def _used(graph: onnx.GraphProto) -> set[str]:

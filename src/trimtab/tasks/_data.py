@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.errors import DataError
-from trimtab.run.frontend import Step, prepare
+from trimtab.run.frontend import Step, fit_scale, masked, prepare
 from trimtab.values.task import Example
 
 Array = NDArray[Any]
 READY_BYTES = 256 * 2**20
-"""Splits whose raw inputs are smaller are prepared at once, larger ones example by example."""
+"""Splits whose inputs, raw and prepared, are smaller are prepared at once, larger ones example by example."""
 WHOLE_NUMBERS = 20
 """A target of whole numbers with at most so many distinct values is read as classes."""
 
@@ -71,6 +71,15 @@ class Data:
         return rows, f"row {self.ids[first]}: {where} is missing or not a finite number (float32 ends at 3.4e38)"
 
 
+def fit_sequence(train: Mapping[str, Array], lists: Sequence[str]) -> tuple[Step, ...]:
+    """Learn how columns of lists become one `sequence` [T, D], standardised by column, with its `length`."""
+    join = {"op": "sequence", "inputs": list(lists), "output": "sequence", "length": "length"}
+    joined = prepare({"steps": [join]}, {name: train[name] for name in lists})
+    inside = np.arange(joined["sequence"].shape[1]) < joined["length"][:, None]
+    scale = fit_scale(joined["sequence"][inside], axis=-1)
+    return join, {"op": "scale", "input": "sequence", "length": "length", **scale}
+
+
 def absent(array: Array) -> Array:
     """Tell for each row whether a value in it is NaN, infinite (also as float32), blank or None: bool[n]."""
     if array.dtype.kind == "f":
@@ -78,8 +87,14 @@ def absent(array: Array) -> Array:
     if array.dtype.kind == "U":
         return np.asarray(np.char.strip(array) == "")
     if array.dtype.kind == "O":
-        return np.array([row is None or not len(row) or not _finite(row).all() for row in array], dtype=bool)
+        return np.array([_lacks(row) for row in array], dtype=bool)
     return np.zeros(len(array), dtype=bool)
+
+
+def _lacks(row: Any) -> bool:
+    if isinstance(row, str):
+        return not row.strip()
+    return row is None or not len(row) or not _finite(row).all()
 
 
 def _finite(array: Array) -> NDArray[np.bool_]:
@@ -160,6 +175,9 @@ class Examples(Sequence[Example]):
             row = {name: array[index] for name, array in self._ready.items()}
         if "length" in row and "sequence" in row:
             row["sequence"] = row["sequence"][: row["length"]]
+        if names := masked(self.frontend):
+            count = int(row[names[1]].sum())
+            row |= {name: row[name][:count] for name in names}
         return row
 
     def _slices(self, index: int) -> dict[str, str]:
@@ -169,5 +187,7 @@ class Examples(Sequence[Example]):
 
     @cached_property
     def _ready(self) -> dict[str, Array] | None:
-        small = sum(array.nbytes for array in self.data.inputs.values()) < READY_BYTES
-        return prepare(self.frontend, self.data.inputs) if small else None
+        raw = self.data.inputs
+        one = prepare(self.frontend, {name: array[:1] for name, array in raw.items()})
+        sizes = (sum(array.nbytes for array in raw.values()), len(self) * sum(array.nbytes for array in one.values()))
+        return prepare(self.frontend, raw) if max(sizes) < READY_BYTES else None

@@ -66,9 +66,9 @@ def row_hashes(inputs: Mapping[str, Array]) -> list[bytes]:
     return [_hash(parts) for parts in zip(*columns, *lists, strict=True)]
 
 
-def _hash(parts: Iterable[Array]) -> bytes:
+def _hash(parts: Iterable[Any]) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
+    for part in map(np.asarray, parts):
         digest.update(b"%d|" % part.nbytes)
         digest.update(part.tobytes())
     return digest.digest()

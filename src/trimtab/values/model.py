@@ -127,6 +127,8 @@ class Cascade:
     thresholds: tuple[float, ...]
     """One for each stage but the last, in [0, 1]."""
     output: str = "output"
+    shares: tuple[float, ...] = ()
+    """Share of examples that reach each stage, as seen when the thresholds were chosen; empty: all reach all."""
 
 
 Program = Single | Scan | Greedy | Cascade
@@ -253,12 +255,13 @@ class Model:
 
     @property
     def facts(self) -> Facts:
-        """The parts' facts added up."""
-        first, *rest = (part.facts for part in self.parts.values())
-        total = {
-            name: getattr(first, name) + sum(getattr(f, name) for f in rest) for name in ("parameters", "operations")
-        }
-        return replace(first, format=self.format, **total)
+        """The parts' facts added up; operations of a cascade's stage count for the share of examples that reach it."""
+        shares: Mapping[str, float] = {}
+        if isinstance(self.program, Cascade):
+            shares = dict(zip(self.program.stages, self.program.shares, strict=False))
+        parameters = sum(part.facts.parameters for part in self.parts.values())
+        operations = round(sum(part.facts.operations * shares.get(name, 1) for name, part in self.parts.items()))
+        return replace(self.main.facts, format=self.format, parameters=parameters, operations=operations)
 
     def map_parts(self, change: Mapping[str, Part], **others: Any) -> Model:
         """Return this model with `change` in place of parts of the same names, and other fields replaced."""

@@ -32,6 +32,7 @@ EXTRAS: Mapping[str, str] = {
     "transformers": "hf",
     "keras": "keras",
     "h5py": "keras",
+    "nncf": "nncf",
     "ray": "ray",
 }
 

@@ -1,7 +1,8 @@
 """A folder of data may name code: which of it may run. Nothing runs because somebody else's folder says so.
 
-A torch part is built by the zoo, by code that the user named in this process (`torch:net.py:build`, a module given to
-`trimtab.trim`), or else by code that only the folder names; that runs only where the user says to trust it.
+A torch part is built by what comes with trimtab (the zoo, `hf:`, `keras:`), by code that the user named in this process
+(`torch:net.py:build`, a module given to `trimtab.trim`), or else by code that only the folder names; that runs only
+where the user says to trust it.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from trimtab.errors import CorruptFile, UnsafeFile
 from trimtab.values.model import Model
 
 TORCH_FILE = "torch.json"
-ZOO = "trimtab.sources.zoo"
+ZOO, HF, KERAS = "trimtab.sources.zoo", "trimtab.sources.hf", "trimtab.sources.keras"
+BUILT_IN = frozenset({ZOO, HF, KERAS})
+"""Modules whose BUILDERS make nets of their arguments alone, whoever wrote these."""
 NAMED: set[str] = set()
 """References to code that the user named in this process."""
 
 
 def code_named_by(model: Model) -> list[str]:
-    """Return the references of a model's torch parts that are neither the zoo's nor named by the user."""
+    """Return the references of a model's torch parts that are neither built in nor named by the user."""
     refs = [_reference(part.path / TORCH_FILE) for part in model.parts.values() if part.format == "torch"]
-    return [ref for ref in refs if ref.rpartition(":")[0] != ZOO and ref not in NAMED]
+    return [ref for ref in refs if ref.rpartition(":")[0] not in BUILT_IN and ref not in NAMED]
 
 
 def check_code(model: Model, folder: Path, trust: bool) -> None:

@@ -1,0 +1,203 @@
+"""What every peer's script is given, and how it hands back what it would ship. Runs in the peer's own environment.
+
+    python SCRIPT IN OUT SECONDS [VARIANT]
+
+IN, the same for all peers:
+
+    meta.json         kind of model, task, promise, parts with their signatures, seed
+    base/             the base as trimtab keeps it: `base/model.json`, for torch bases the weights and how to build it
+    parts/NAME.onnx   the base in ONNX, float
+    calibration.npz   what each part was called with on training examples: `NAME/0007/input`, one example a call
+    base_rows.npy     the base's score rows on the validation split
+
+OUT gets a folder for each part and `artefact.json`. A tool that cannot do this model raises `Unable` with the reason.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "exported.pt2"}
+"""What the folder of a part holds, by format."""
+SHARE = 0.9
+"""Of the time given: where a tool stops by itself, so that what it has is written."""
+
+
+class Unable(Exception):
+    """The tool cannot do this model; the message is the reason that stands beside the dash."""
+
+
+@dataclass
+class Job:
+    """One model to be made cheaper."""
+
+    given: Path
+    out: Path
+    seconds: float
+    variant: str = ""
+    begun: float = field(default_factory=time.monotonic)
+
+    @functools.cached_property
+    def meta(self) -> dict[str, Any]:
+        """What `meta.json` says."""
+        return json.loads((self.given / "meta.json").read_text())
+
+    @property
+    def kind(self) -> str:
+        """cnn, rnn, transformer, detector or recommender."""
+        return self.meta["kind"]
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of the parts, one in most models."""
+        return list(self.meta["parts"])
+
+    @property
+    def left(self) -> float:
+        """Seconds left, keeping back some for what comes after."""
+        return SHARE * self.seconds - (time.monotonic() - self.begun)
+
+    def only(self, what: str) -> str:
+        """Return the one part's name; raises Unable where there are several."""
+        if len(self.parts) > 1:
+            raise Unable(f"{what} takes one network; this model has the parts {', '.join(self.parts)}")
+        return self.parts[0]
+
+    def onnx(self, part: str) -> Path:
+        """Return the float ONNX file of a part."""
+        return self.given / "parts" / f"{part}.onnx"
+
+    def feeds(self, part: str, limit: int = 300) -> list[dict[str, np.ndarray]]:
+        """Return what a part was called with, one example a call."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        with np.load(self.given / "calibration.npz", allow_pickle=False) as file:
+            for key in file.files:
+                name, number, tensor = key.split("/", 2)
+                if name == part:
+                    found.setdefault(number, {})[tensor] = file[key]
+        return [found[number] for number in sorted(found)[:limit]]
+
+    def folder(self, part: str) -> Path:
+        """Return the folder for a part's files, made."""
+        path = self.out / part
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def ship(self, form: str, notes: Sequence[str] = (), imports: Sequence[str] = (), **knobs: Any) -> None:
+        """Say what lies in OUT: its format, what was done, modules that must be imported before it loads, knobs."""
+        lacks = [part for part in self.parts if not (self.out / part / FILES[form]).is_file()]
+        if lacks:
+            raise Unable(f"it wrote no {FILES[form]} for {', '.join(lacks)}")
+        about = {"format": form, "notes": list(notes), "imports": list(imports), "knobs": knobs}
+        (self.out / "artefact.json").write_text(json.dumps(about, indent=1, default=str))
+
+
+@functools.cache
+def view(task: str) -> Any:
+    """Open the task without its test split, through trimtab: the same data and metrics for every peer."""
+    from trimtab.tasks import open_task
+    from trimtab.values.task import TaskView
+
+    return TaskView(open_task(task))
+
+
+class Yardstick:
+    """The promise's metric on the validation split, the greater the better, and by how much it may drop."""
+
+    def __init__(self, job: Job) -> None:
+        from trimtab.values.promise import Promise
+
+        self.view, promise = view(job.meta["task"]), Promise.parse(job.meta["promises"][0])
+        self.metric = promise.check(self.view.task)
+        self.sign = 1.0 if self.metric.better == "higher" else -1.0
+        self.rows = np.load(job.given / "base_rows.npy", allow_pickle=False)
+        base = self._value(self.rows)
+        self.base = self.sign * base
+        self.margin = abs(base - (promise.factor * base + promise.offset))
+
+    def of(self, run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]) -> float:
+        """Return the metric of a model that answers batches."""
+        batches = self.view.batches("validation", 64)
+        return self.sign * self._value(np.concatenate([self.view.task.score(run(b.inputs), b) for b in batches]))
+
+    def keeps(self, value: float) -> bool:
+        """Whether this is within the margin."""
+        return self.base - value <= self.margin
+
+    def _value(self, rows: np.ndarray) -> float:
+        both = np.hstack([rows, self.rows]) if self.metric.paired else rows
+        return float(self.metric.reduce(both, np.ones((1, len(rows))))[0])
+
+
+def torch_answers(net: Any, part: Any) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Return a function that answers batches by a torch module."""
+    import torch
+
+    @torch.no_grad()
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = net(*(torch.from_numpy(inputs[spec.name].copy()) for spec in part.signature.inputs))
+        listed = found if isinstance(found, tuple | list) else (found,)
+        return {spec.name: value.numpy() for spec, value in zip(part.signature.outputs, listed, strict=True)}
+
+    return run
+
+
+def torch_base(job: Job, what: str) -> tuple[Any, Any]:
+    """Return the base's module in eval mode and its part; raises Unable where the base is no single torch network."""
+    from trimtab.fit import module
+    from trimtab.values.model import Model
+
+    model = Model.open(job.given / "base")
+    if model.format != "torch":
+        raise Unable(f"{what} works on torch modules; this model comes as {model.format}")
+    job.only(what)
+    return module.load(model.main, editable=True), model.main
+
+
+def export_torch(net: Any, part: Any, job: Job) -> None:
+    """Write a torch module as an exported program, batch and time axes free, into the part's folder."""
+    import torch
+
+    specs = part.signature.inputs
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = tuple({i: dynamic for i, n in enumerate(spec.shape) if isinstance(n, str)} for spec in specs)
+    with torch.no_grad():
+        program = torch.export.export(net, example(job, specs), dynamic_shapes=shapes)
+    torch.export.save(program, job.folder(job.parts[0]) / FILES["torch"])
+
+
+def example(job: Job, specs: Sequence[Any]) -> tuple[Any, ...]:
+    """Return two training examples as positional tensors."""
+    import torch
+
+    batch = next(view(job.meta["task"]).batches("train", 2))
+    return tuple(torch.from_numpy(batch.inputs[spec.name].copy()) for spec in specs)
+
+
+def main(work: Callable[[Job], None]) -> None:
+    """Run a peer's script: `work` writes the artefact, or raises."""
+    given, out, seconds, *rest = sys.argv[1:]
+    job = Job(Path(given), Path(out), float(seconds), *rest)
+    job.out.mkdir(parents=True, exist_ok=True)
+    try:
+        work(job)
+    except Unable as reason:
+        _give_up(job, str(reason))
+    except Exception as error:
+        traceback.print_exc()
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        _give_up(job, f"it fails with {type(error).__name__}: {lines[0][:300] if lines else 'no message'}")
+
+
+def _give_up(job: Job, reason: str) -> None:
+    (job.out / "artefact.json").write_text(json.dumps({"dash": reason}, indent=1))

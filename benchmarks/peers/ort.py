@@ -1,0 +1,84 @@
+# /// script
+# dependencies = [
+#     "numpy==2.4.6",
+#     "onnx==1.23.2",
+#     "onnxruntime==1.31.1",
+#     "sympy==1.14.0",
+#     "scipy==1.17.1",
+# ]
+# ///
+"""ONNX Runtime's own quantization, `dynamic` or `static`, as its document "Quantize ONNX models" says.
+
+The document advises dynamic quantization for RNNs and transformers and static for CNNs; both are held here for every
+model. It has the graph pre-processed first, transformers optimized first by its transformer tool, QDQ with int8 weights
+and uint8 activations on x86, and `reduce_range` only where the processor lacks VNNI.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import kit
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+    shape_inference,
+)
+from onnxruntime.transformers.optimizer import optimize_model
+
+
+class Reader(CalibrationDataReader):
+    """Hands out what the part was called with."""
+
+    def __init__(self, feeds):
+        self.feeds = iter(feeds)
+
+    def get_next(self):
+        """Return the next call's inputs, or None."""
+        return next(self.feeds, None)
+
+
+def prepared(job: kit.Job, part: str, notes: list[str]) -> Path:
+    """Return the graph pre-processed; steps that fail on it are left out, as the document advises."""
+    path, target = job.onnx(part), job.out / f"{part}-prepared.onnx"
+    if job.kind == "transformer":
+        optimized = optimize_model(str(path), model_type="bert", num_heads=0, hidden_size=0)
+        notes.append(f"{part}: fused {sum(optimized.get_fused_operator_statistics().values())} operators")
+        path = job.out / f"{part}-fused.onnx"
+        optimized.save_model_to_file(str(path))
+    for skipped in ({}, {"skip_symbolic_shape": True}, {"skip_symbolic_shape": True, "skip_optimization": True}):
+        try:
+            shape_inference.quant_pre_process(str(path), str(target), **skipped)
+            notes.extend(f"{part}: pre-processed with {name}" for name in skipped)
+            return target
+        except Exception as error:
+            print(part, skipped, "failed:", error)
+    notes.append(f"{part}: pre-processing failed, left out")
+    return path
+
+
+def work(job: kit.Job) -> None:
+    """Quantize every part."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    reduce_range = "vnni" not in flags
+    notes: list[str] = []
+    for part in job.parts:
+        source = onnx.load(prepared(job, part, notes))
+        del source.graph.value_info[:]  # what exporters wrote there contradicts the graph after fusing
+        target = job.folder(part) / kit.FILES["onnx"]
+        knobs = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": reduce_range}
+        if job.variant == "dynamic":
+            quantize_dynamic(source, target, **knobs)
+        else:
+            feeds = Reader(job.feeds(part))
+            form = {"quant_format": QuantFormat.QDQ, "activation_type": QuantType.QUInt8}
+            quantize_static(source, target, feeds, **form, **knobs)
+    job.ship("onnx", notes, mode=job.variant, per_channel=True, reduce_range=reduce_range)
+
+
+if __name__ == "__main__":
+    kit.main(work)

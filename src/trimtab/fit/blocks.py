@@ -1,0 +1,93 @@
+"""Blocks that could be left out: repeated layers of an encoder, residual blocks of a convolutional net.
+
+A block may go if what comes in has the shape of what goes out, and it stands in a list: then the next block can read
+what this one would have read. Blocks of one class are compared; the class with the most of them counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.errors import CorruptFile
+
+FEWEST = 2
+"""A single block is no list of blocks."""
+
+
+def find(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[str, ...]:
+    """Return the names of the blocks that could be left out one by one, in the module's order; runs it once."""
+    candidates = dict(_candidates(module))
+    same: set[str] = set()
+
+    def watch(name: str) -> Any:
+        def look(_: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any], result: Any) -> None:
+            before, after = first_tensor((*given, *named.values())), first_tensor(result)
+            if before is not None and after is not None and before.shape == after.shape:
+                same.add(name)
+
+        return look
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, block in candidates.items():
+            hooks.callback(block.register_forward_hook(watch(name), with_kwargs=True).remove)
+        if candidates:
+            module(*arguments)
+    kinds = Counter(type(block) for name, block in candidates.items() if name in same)
+    kind, count = kinds.most_common(1)[0] if kinds else (None, 0)
+    if count < FEWEST:
+        return ()
+    return tuple(name for name, block in candidates.items() if name in same and type(block) is kind)
+
+
+def _candidates(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, container in module.named_modules():
+        if isinstance(container, nn.ModuleList | nn.Sequential) and len(container) >= FEWEST:
+            for child, block in container.named_children():
+                if any(True for _ in block.parameters()) and any(True for _ in block.children()):
+                    yield f"{name}.{child}" if name else child, block
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """Return the first floating tensor in a module's arguments or result; None where there is none."""
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() else None
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    found = map(first_tensor, value) if isinstance(value, list | tuple) else iter(())
+    return next((each for each in found if each is not None), None)
+
+
+def leave_out(module: nn.Module, names: Sequence[str]) -> nn.Module:
+    """Remove blocks by name, changing the module in place, and lower the counts kept beside their lists; returns it.
+
+    Raises:
+        CorruptFile: there are no such blocks.
+    """
+    places = {name: name.rpartition(".") for name in names}
+    strange = [name for name, (_, _, index) in places.items() if not index.isdecimal()]
+    if strange:
+        raise CorruptFile(f"the module has no block {strange[0]!r} to leave out: blocks stand in a list by number")
+    for name, (container, _, index) in sorted(places.items(), key=lambda place: -int(place[1][2])):
+        try:
+            blocks: Any = module.get_submodule(container)
+            size = len(blocks)
+            del blocks[int(index)]
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise CorruptFile(f"the module has no block {name} to leave out: {error}") from error
+        _recount(module, container, size)
+    return module
+
+
+def _recount(module: nn.Module, container: str, size: int) -> None:
+    """Lower what the list's owner says of its length, as `nn.TransformerEncoder.num_layers` does."""
+    owner = module.get_submodule(container.rpartition(".")[0])
+    for thing in (owner, getattr(owner, "config", None)):
+        for name in ("num_layers", "num_hidden_layers"):
+            if thing is not None and getattr(thing, name, None) == size:
+                setattr(thing, name, size - 1)

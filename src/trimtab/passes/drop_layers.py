@@ -1,0 +1,161 @@
+"""Leaves out whole blocks: encoder layers, residual blocks of a convolutional net.
+
+A residual block adds to what passes through it, so the net still works without one; a shallower net is faster on every
+runtime, in proportion, where a narrower one may not be. The least useful blocks change what passes through them least:
+block influence, 1 - cosine similarity of what comes in and goes out (Men et al. 2024, arXiv 2403.03853, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import nn
+
+from trimtab.errors import Refused
+from trimtab.fit import blocks
+from trimtab.fit import module as artefact
+from trimtab.fit.program import Net
+from trimtab.passes import Context, Pass, Stage, Use
+from trimtab.values.facts import Facts
+from trimtab.values.machine import Machine
+from trimtab.values.model import Cascade, Model
+
+METHODS = ("importance", "even", "top")
+LOSS = 0.8
+"""Share of the score lost for each share of the blocks, before any recovery."""
+INSIDE = {"attention": 0.95, "": 0.6}
+"""Share of a net's operations that its blocks are expected to hold: of an encoder, of any other."""
+
+
+@dataclass(frozen=True)
+class DropLayers(Pass):
+    """Leaves out blocks until `keep` are left, or those that `drop` names."""
+
+    keep: int | None = None
+    """How many blocks stay; half of them unless given."""
+    drop: tuple[int, ...] = ()
+    """Blocks to leave out, counted from 0; replaces `keep` and `method`."""
+    method: str = "importance"
+    """Which stay: those of `importance`, evenly spaced ones (`even`), or all below those left out on `top`."""
+
+    formats: ClassVar = {"torch": "torch"}
+    stage: ClassVar[Stage] = "structure"
+    uses: ClassVar[frozenset[Use]] = frozenset({"seed"})
+    needs: ClassVar[frozenset[str]] = frozenset({"block"})
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and self.keep < 1:
+            raise ValueError(f"keep is a number of blocks from 1, got {self.keep}")
+        if self.method not in METHODS:
+            raise ValueError(f"method is one of {', '.join(METHODS)}, got {self.method!r}")
+        if self.keep is not None and self.drop:
+            raise ValueError(f"give keep or drop, not both: keep={self.keep}, drop={self.drop}")
+        if any(index < 0 for index in self.drop) or len(set(self.drop)) < len(self.drop):
+            raise ValueError(f"drop names different blocks, counted from 0, got {self.drop}")
+
+    @classmethod
+    def choices(cls, facts: Facts, machine: Machine) -> tuple[Pass, ...]:
+        """Return depths of two thirds, a half, a third and one block."""
+        if facts.cut:
+            return ()
+        depths = {facts.blocks * share // 6 for share in (4, 3, 2)} | {1}
+        return tuple(cls(keep=depth) for depth in sorted(depths, reverse=True) if 0 < depth < facts.blocks)
+
+    def predict(self, facts: Facts, machine: Machine) -> Facts:
+        """Expect the blocks to be alike and to hold most of the work."""
+        if not facts.blocks:
+            return facts
+        kept = max(1, facts.blocks - len(self.drop)) if self.drop else min(self._depth(facts.blocks), facts.blocks)
+        gone = 1 - kept / facts.blocks
+        left = 1 - gone * INSIDE["attention" if facts.layers.get("attention") else ""]
+        words = facts.parameters_by.get("embedding", 0)
+        return replace(
+            facts,
+            parameters=round((facts.parameters - words) * left + words),
+            operations=round(facts.operations * left),
+            operations_by={kind: round(number * left) for kind, number in facts.operations_by.items()},
+            quality_loss=min(1.0, facts.quality_loss + LOSS * gone),
+            cut=1 - (1 - facts.cut) * left,
+            blocks=kept,
+        )
+
+    def wants(self) -> frozenset[str]:
+        """Return what the importance of blocks is read off."""
+        return self.needs if self.method == "importance" and not self.drop else frozenset()
+
+    def refuses(self, model: Model, machine: Machine) -> str | None:
+        """Take nets of two blocks or more that could be left out."""
+        if isinstance(model.program, Cascade):
+            return "drop_layers takes the stages of a cascade one by one, before they are put together"
+        count = max(part.facts.blocks for part in model.parts.values())
+        if not count:
+            return "drop_layers leaves out blocks that give the shape they take; this model has no two of a kind"
+        if self.drop and (max(self.drop) >= count or len(self.drop) >= count):
+            return f"this model has the blocks 0 to {count - 1}, of which one must stay; drop names {self.drop}"
+        if not self.drop and self._depth(count) >= count:
+            return f"this model has {count} blocks already; keep is fewer"
+        return None
+
+    def apply(self, model: Model, context: Context) -> Model:
+        """Leave out the blocks; the edit and the weights become the new artefact."""
+        context.check_time()
+        reason = self.refuses(model, context.machine)
+        if reason:
+            raise Refused(reason)
+        net = Net.load(model, editable=True).eval()
+        batch = artefact.example(context.task)
+        name = max(model.parts, key=lambda part: model.parts[part].facts.blocks)
+        part, met = model.parts[name], net.met(batch)
+        module = net.parts[net.names.index(name)]
+        names = blocks.find(module, artefact.arguments(met[name], part.signature))
+        gone = self._gone(names, {one: context.statistics.get("block", {}).get(f"{name}/{one}") for one in names})
+        before = net.answer(batch)
+        module = blocks.leave_out(module, gone)
+        _check(net, before, batch, gone)
+        build, edits = artefact.edited(part)
+        edits = [*edits, {"by": self.name(), "edit": {"drop": gone}}]
+        saved = artefact.save(module, context.scratch / name, part.signature, build, edits, met[name])
+        cut = 1 - (1 - part.facts.cut) * saved.facts.operations / max(1, part.facts.operations)
+        loss = self.predict(part.facts, context.machine).quality_loss
+        saved = replace(saved, facts=replace(saved.facts, cut=cut, quality_loss=loss))
+        notes = {"dropped": gone, "kept": [one for one in names if one not in gone]}
+        return model.map_parts({name: saved}, notes={**model.notes, "drop_layers": notes})
+
+    @staticmethod
+    def rebuild(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
+        """Leave the recorded blocks out of a freshly built module."""
+        return blocks.leave_out(module, [str(name) for name in edit["drop"]])
+
+    def _depth(self, count: int) -> int:
+        return max(1, count // 2) if self.keep is None else self.keep
+
+    def _gone(self, names: Sequence[str], influence: Mapping[str, Any]) -> list[str]:
+        """Return the names of the blocks to leave out, in the module's order."""
+        keep = self._depth(len(names))
+        if self.drop:
+            return [name for index, name in enumerate(names) if index in self.drop]
+        if self.method == "top":
+            return list(names[keep:])
+        if self.method == "even":
+            step = (len(names) - 1) / max(1, keep - 1)
+            kept = {round(index * step) for index in range(keep)}
+            return [name for index, name in enumerate(names) if index not in kept]
+        if any(value is None for value in influence.values()):
+            raise Refused("the influence of blocks is read off calibration data; there are no statistics of this model")
+        ranked = sorted(names, key=lambda name: float(influence[name][0]))
+        least = {*ranked[: len(names) - keep]}
+        return [name for name in names if name in least]
+
+
+def _check(net: Net, before: Mapping[str, Any], batch: Any, gone: Sequence[str]) -> None:
+    """Raise Refused where the net no longer answers in the same shape."""
+    try:
+        after = net.answer(batch)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        first = str(error).partition("\n")[0][:200]
+        raise Refused(f"without {', '.join(gone)} this model fails: {first}") from error
+    for name, array in before.items():
+        if after[name].shape[:1] + after[name].shape[2:] != array.shape[:1] + array.shape[2:]:
+            raise Refused(f"without {', '.join(gone)} this model gives {name} in the shape {after[name].shape}")

@@ -1,0 +1,10 @@
+from trimtab.run.weather import counters, steal_share
+
+
+def test_counters_run_on_and_steal_is_a_share_of_what_passed():
+    first, second = counters(), counters()
+    assert first["load_average"] >= 0
+    assert 0 <= first["steal_s"] <= first["total_s"] <= second["total_s"]
+    later = {"total_s": first["total_s"] + 9, "steal_s": first["steal_s"] + 1}
+    assert abs(steal_share(first, later) - 1 / 9) < 1e-9
+    assert steal_share(first, first) == 0
