@@ -58,7 +58,7 @@ def test_every_chain_is_offered_once_and_the_base_is_not(machine):
 def test_without_training_only_passes_that_fit_nothing_are_offered(machine):
     found = list(candidates(TORCH, machine, train=False))
     assert found
-    assert {step.stage for each in found for step in each.bound.passes} <= {"export", "precision"}
+    assert {step.stage for each in found for step in each.bound.passes} <= {"export", "graph", "precision"}
     assert {each.structure for each in found} == {""}
 
 

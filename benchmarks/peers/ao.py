@@ -6,6 +6,7 @@
 #     "scikit-learn==1.9.1",
 #     "pillow==13.0.0",
 #     "safetensors==0.8.0",
+#     "psutil==7.2.2",
 #     "transformers==5.23.0",
 #     "onnx==1.23.2",
 #     "torchao==0.18.0",
@@ -38,9 +39,11 @@ def work(job: kit.Job) -> None:
     kit.export_torch(net, part, job)
     others = sorted({type(layer).__name__ for layer in net.modules() if isinstance(layer, KNOWN)})
     notes = [f"quantized {len(linear)} linear layers", *([f"left alone: {', '.join(others)}"] if others else [])]
-    job.ship("torch", notes, imports=["torchao"], config=CONFIGS[job.variant].__name__)
+    job.ship("torch", notes, kit.Needs(["torchao"], FREEZING), config=CONFIGS[job.variant].__name__)
 
 
+FREEZING = {"TORCHINDUCTOR_FREEZING": "1"}
+"""What torch's documents on int8 with inductor on x86 ask for: weights are packed when compiled."""
 KNOWN = (torch.nn.modules.conv._ConvNd, torch.nn.RNNBase, torch.nn.Embedding)
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from environments import ROOT
 from numpy.typing import NDArray
 
 from trimtab import measure
-from trimtab.apply import Workshop, folder_hash
+from trimtab.apply import LIBRARIES, Workshop, digest, folder_hash, versions
 from trimtab.errors import SessionError, TrimtabError
 from trimtab.meters import Probe
 from trimtab.race import race
@@ -38,7 +37,8 @@ from trimtab.verify import Evidence, judge, overall
 CALL_S = 300.0
 """Time limit of one call to a worker; compiling counts."""
 START = """
-import sys
+import os, sys
+os.environ.update({variables!r})
 sys.path.insert(0, {source!r})
 {imports}
 from trimtab.run.worker import main
@@ -58,6 +58,8 @@ class Entrant:
     """The interpreter of its own environment, where it needs that one's libraries."""
     imports: tuple[str, ...] = ()
     """Modules that must be imported before it loads."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of its process."""
     runtime: str = ""
     """The one runtime that it was made for; empty for the best of all."""
 
@@ -105,7 +107,7 @@ def serving(entrant: Entrant, runtime: Runtime, ring: Ring) -> Iterator[Worker]:
     command: list[str] = []
     if entrant.python is not None:
         imports = "\n".join(f"import {name}" for name in entrant.imports)
-        start = START.format(source=str(ROOT / "src"), imports=imports)
+        start = START.format(source=str(ROOT / "src"), imports=imports, variables=dict(entrant.variables))
         command = [str(entrant.python), "-P", "-c", start, str(os.getpid())]
     with Worker(runtime.threads, CALL_S, f"{entrant.name} @ {runtime}", command) as worker:
         worker.load(entrant.folder, runtime, ring.shop.machine)
@@ -240,5 +242,6 @@ def kept(path: Path, key: str, make: Any) -> dict[str, Any]:
 
 
 def identity(entrant: Entrant, ring: Ring) -> str:
-    """Return what a judgement belongs to: the artefact, the machine, the promises."""
-    return f"{folder_hash(entrant.folder)} {ring.shop.machine.cpu} {'; '.join(ring.promises)} {sys.version_info[:2]}"
+    """Return what a judgement belongs to: the artefact, how it is loaded, the machine, the promises, the libraries."""
+    needs = [str(entrant.python), entrant.imports, dict(entrant.variables), entrant.runtime]
+    return digest(folder_hash(entrant.folder), needs, ring.shop.machine.cpu, ring.promises, versions(LIBRARIES))

@@ -169,8 +169,10 @@ def adopt(stand: Stand, name: str, peer: Peer, about: dict[str, Any]) -> Entrant
     out, plain = stand.folder / name, stand.plain()
     parts = {part: _part(about["format"], out / part, plain.parts[part]) for part in plain.parts}
     replace(plain, parts=parts, lineage=(name,), notes={}).save(out)
-    own = about["format"] == "torch"
-    return Entrant(name, out, made(peer.path).python if own else None, tuple(about["imports"]))
+    if about["format"] != "torch":
+        return Entrant(name, out)
+    needs = about["needs"]
+    return Entrant(name, out, made(peer.path).python, tuple(needs["imports"]), needs["variables"])
 
 
 def _part(form: str, folder: Path, like: Part) -> Part:

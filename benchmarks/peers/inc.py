@@ -6,6 +6,7 @@
 #     "scikit-learn==1.9.1",
 #     "pillow==13.0.0",
 #     "safetensors==0.8.0",
+#     "psutil==7.2.2",
 #     "transformers==5.23.0",
 #     "onnx==1.23.2",
 #     "torchao==0.18.0",
@@ -60,10 +61,11 @@ def work(job: kit.Job) -> None:
         raise kit.Unable("; ".join(f"{name} fails with {why}" for name, why in tried.items()))
     kit.export_torch(first[1], part, job)
     notes = [f"{name}: {value if isinstance(value, str) else f'{value:.4f}'}" for name, value in tried.items()]
-    job.ship("torch", notes, IMPORTS, config=first[0].__name__)
+    job.ship("torch", notes, kit.Needs(["torchao.quantization.pt2e"], FREEZING), config=first[0].__name__)
 
 
-IMPORTS = ["torchao.quantization.pt2e"]
+FREEZING = {"TORCHINDUCTOR_FREEZING": "1"}
+"""What its document on PT2E sets before torch.compile."""
 
 if __name__ == "__main__":
     kit.main(work)

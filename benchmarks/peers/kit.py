@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,16 @@ SHARE = 0.9
 
 class Unable(Exception):
     """The tool cannot do this model; the message is the reason that stands beside the dash."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an artefact needs to be loaded, besides its environment's libraries."""
+
+    imports: Sequence[str] = ()
+    """Modules that must be imported before it."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of the process."""
 
 
 @dataclass
@@ -93,12 +103,12 @@ class Job:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def ship(self, form: str, notes: Sequence[str] = (), imports: Sequence[str] = (), **knobs: Any) -> None:
-        """Say what lies in OUT: its format, what was done, modules that must be imported before it loads, knobs."""
+    def ship(self, form: str, notes: Sequence[str] = (), needs: Needs | None = None, **knobs: Any) -> None:
+        """Say what lies in OUT: its format, what was done, what it needs to be loaded, and the knobs used."""
         lacks = [part for part in self.parts if not (self.out / part / FILES[form]).is_file()]
         if lacks:
             raise Unable(f"it wrote no {FILES[form]} for {', '.join(lacks)}")
-        about = {"format": form, "notes": list(notes), "imports": list(imports), "knobs": knobs}
+        about = {"format": form, "notes": list(notes), "needs": asdict(needs or Needs()), "knobs": knobs}
         (self.out / "artefact.json").write_text(json.dumps(about, indent=1, default=str))
 
 

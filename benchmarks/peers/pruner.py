@@ -31,11 +31,9 @@ import torch
 import torch_pruning
 from torch import nn
 
-RATIOS = (0.25, 0.4, 0.55, 0.7, 0.8, 0.9)
+RATIOS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 """Share of the channels cut in all, after each step."""
 PROJECTIONS = ("query", "key", "value")
-SHARE = 0.3
-"""Of the time left: what the fine-tuning after one step may take."""
 
 
 def pruned(net: nn.Module, example: tuple, ratio: float) -> nn.Module:
@@ -136,7 +134,7 @@ def work(job: kit.Job) -> None:
     for step, ratio in enumerate(RATIOS):
         if step and job.left < 20:
             break
-        net = tuned(job, pruned(net, example, 1 - (1 - ratio) / (1 - done)), SHARE * job.left, step)
+        net = tuned(job, pruned(net, example, 1 - (1 - ratio) / (1 - done)), job.left / (len(RATIOS) - step), step)
         value = yardstick.of(kit.torch_answers(net.eval(), part))
         notes.append(f"{ratio:.0%} cut: {value:.4f}")
         best, done = best or (ratio, net), ratio

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.errors import DataError, Refused, UsageError
+from trimtab.errors import CorruptFile, DataError, Refused, UsageError
 from trimtab.passes import Context, Pass, Statistics, quiet
 from trimtab.recipe import Recipe, available, bind, check_formats, split_model
 from trimtab.runtimes import Runtime
@@ -36,7 +36,10 @@ from trimtab.values.store import MANIFEST, Store, copy_folder, file_hash, files_
 from trimtab.values.task import Split, Task, TaskView
 from trimtab.values.trust import check_code, check_links
 
-LIBRARIES = ("trimtab", "numpy", "torch", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "openvino")
+LIBRARIES = (
+    "trimtab", "numpy", "torch", "torch-pruning", "transformers", "tokenizers", "keras", "onnx", "onnxruntime",
+    "onnxscript", "openvino", "nncf",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -196,18 +199,16 @@ class Workshop:
         takers = (kind for kind in kinds.values() if made.model.format in kind.formats)  # type: ignore[attr-defined]
         wanted = needs.union(*(kind.needs for kind in takers))  # type: ignore[attr-defined]
         module = importlib.import_module(collector)
-        asked = sorted(wanted & set(module.KINDS))
         uses = {use: self._use(use, None) for use in ("seed", "train")}
-        key = digest("statistics", made.key, asked, uses, versions(LIBRARIES))
-
-        def build(scratch: Path) -> None:
+        asked = sorted(wanted & set(module.KINDS))
+        keys = {kind: digest("statistics", made.key, kind, uses, versions(LIBRARIES)) for kind in asked}
+        missing = [kind for kind in asked if self.store.get(keys[kind]) is None]
+        if missing:
             self.progress("calibrating", 0.0)
-            found = module.collect(made.model, self.view, asked, self.seed, self._check_time)
-            for kind, arrays in found.items():
-                np.savez(scratch / f"{kind}.npz", **{name.replace("/", SLASH): value for name, value in arrays.items()})
-
-        folder = self.store.get(key) or self.store.make(key, build)
-        return {path.stem: _arrays(path) for path in sorted(folder.glob("*.npz"))}
+            found = module.collect(made.model, self.view, missing, self.seed, self._check_time)
+            for kind in missing:
+                self.store.make(keys[kind], lambda folder, kind=kind: _keep(folder, found.get(kind, {})))  # type: ignore[misc]
+        return {kind: _arrays(self.store.make(key, _lost) / ARRAYS) for kind, key in keys.items()}
 
     def _check_time(self) -> None:
         if self.deadline is not None and time.monotonic() > self.deadline:
@@ -257,8 +258,18 @@ TRAINING = frozenset({"fit", "structure", "recover"})
 
 COLLECTORS: Mapping[str, str] = {"torch": "trimtab.fit.statistics", "onnx": "trimtab.run.onnx_statistics"}
 """Format -> module whose `collect(model, view, kinds, seed, check_time)` gathers the `KINDS` of statistics it names."""
+ARRAYS = "arrays.npz"
 SLASH = "|"
 """Stands for "/" in the names of arrays on disk."""
+
+
+def _keep(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    named: dict[str, Any] = {name.replace("/", SLASH): value for name, value in arrays.items()}
+    np.savez(folder / ARRAYS, **named)
+
+
+def _lost(folder: Path) -> None:
+    raise CorruptFile("statistics that were just kept are gone from the store; run the same command again")
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

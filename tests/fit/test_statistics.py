@@ -96,12 +96,12 @@ def test_costs_go_with_what_is_left(digits, tmp_path):
     table = torch.arange(16).unsqueeze(1)
     items = (Item("main", "1", "out", table), Item("main", "3", "in", table))
     group = Group("main", "1", "channels", torch.ones(16), items)
-    counted = costs({"main": module}, {"main": given}, [group], {})
+    counted = costs({"main": module}, {"main": given}, [group], {}, {"main": 1})
     assert counted.removed([(group, list(range(8)))]) == pytest.approx(0.5)
     assert float(counted.of_unit(group)) == pytest.approx(1 / 16)
     # A layer whose time is all overhead gets cheaper by no more than its operations at the best rate seen.
     times = {"main/1": np.array([2.0, 1.0], np.float32), "main/3": np.array([2.0, 2.0], np.float32)}
-    timed = costs({"main": module}, {"main": given}, [group], times)
+    timed = costs({"main": module}, {"main": given}, [group], times, {"main": 1})
     assert timed.scaling["main", "1"] == pytest.approx(2.0)
     assert timed.scaling["main", "3"] == pytest.approx(2.0 * 160 / 1024)
 

@@ -13,7 +13,7 @@ from trimtab.fit.structure import survey
 from trimtab.fit.units import cuts_of, narrowed, repeat
 from trimtab.values.task import TaskView
 
-ALL = ("channels", "heads", "feed_forward", "hidden", "width")
+ALL = ("channels", "heads", "feed_forward", "hidden", "embedding", "width")
 
 
 def found(model, view, kinds=ALL):
@@ -75,6 +75,9 @@ def test_an_encoder_and_its_decoder_lose_the_same_units(tmp_path):
     view = TaskView(Spelling())
     structure = found(speller(tmp_path), view)
     (group,) = (group for group in structure.groups if group.kind == "hidden")
+    embeddings = [group for group in structure.groups if group.kind == "embedding"]
+    assert {group.name for group in embeddings if not group.kept_because} == {"encoder/embed", "decoder/embed"}
+    assert difference(structure.model, structure.modules, [(one, [0, 5]) for one in embeddings], structure.batch) == ""
     assert group.name == "encoder/cell"
     assert set(group.ports) == {("encoder", "hidden"), ("decoder", "hidden"), ("decoder", "next")}
     assert {(item.part, item.layer, item.side) for item in group.items} == {

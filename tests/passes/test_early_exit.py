@@ -112,8 +112,11 @@ def open_bert(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opened", [open_resnet, open_transformer, open_bert])
-def test_both_halves_are_saved_served_and_exported(opened, tmp_path):
+@pytest.mark.parametrize(
+    ("opened", "exporter"),
+    [(open_resnet, "torchscript"), (open_transformer, "dynamo"), (open_bert, "torchscript")],
+)
+def test_both_halves_are_saved_served_and_exported(opened, exporter, tmp_path):
     task, source, ref = opened(tmp_path)
     view = TaskView(task)
     (tmp_path / "given").mkdir()
@@ -129,11 +132,12 @@ def test_both_halves_are_saved_served_and_exported(opened, tmp_path):
     batch = next(view.batches("validation", 1000))
     answer, whole = (Net.load(one).answer(batch) for one in (again, base))
     assert (answer["stage"] == 0).mean() == pytest.approx(notes["stops"], abs=0.01)
-    on = answer["stage"] == 1
-    assert np.allclose(answer["output"][on], whole["output"][on], atol=1e-4)
-    exported = Onnx(exporter="torchscript").apply(again, Context(view, tmp_path / "onnx", HERE))
-    print(exported.notes["onnx"], notes, exported.facts.operations, again.facts.operations)
+    unsure = replace(again, program=replace(again.program, thresholds=(2.0,)))
+    assert np.allclose(Net.load(unsure).answer(batch)["output"], whole["output"], atol=1e-4)
+    exported = Onnx(exporter=exporter).apply(unsure, Context(view, tmp_path / "onnx", HERE))
     session = registry("runtimes").take("onnxruntime")().load(exported, HERE)
     served = drive(exported, session, batch.inputs)
+    assert np.allclose(served["output"], whole["output"], atol=1e-3)
+    assert set(served["stage"]) == {1}
+    served = drive(replace(exported, program=again.program), session, batch.inputs)
     assert np.allclose(served["output"], answer["output"], atol=1e-3)
-    assert np.array_equal(served["stage"], answer["stage"])

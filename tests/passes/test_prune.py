@@ -123,9 +123,9 @@ def test_choices_grow_and_predictions_follow(opened):
         assert len(set(values)) == len(values)
     assert Prune.choices(expected[0], HERE) == ()
     assert Prune.choices(Facts("torch", 1, 1, {"norm": 1}), HERE) == ()
-    for kinds, of in (({"lstm": 1, "linear": 1}, {"hidden"}), ({"attention": 2, "linear": 8}, {""})):
+    for kinds, by in (({"lstm": 1, "linear": 1}, {"operations"}), ({"attention": 2, "linear": 8}, {"time"})):
         choices = Prune.choices(Facts("torch", 1000, 10_000, kinds), HERE)
-        assert {choice.of for choice in choices} == of
+        assert {choice.by for choice in choices} == by
         assert [choice.ratio for choice in choices] == sorted(choice.ratio for choice in choices)
     words = Facts(
         "torch", 1000, 10_000, {"attention": 2, "linear": 8, "embedding": 1}, parameters_by={"embedding": 800}

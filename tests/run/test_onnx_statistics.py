@@ -124,6 +124,33 @@ def test_what_reaches_infinity_has_no_range_and_is_left_alone(tmp_path):
     assert np.isfinite(onnx_check.session(after.SerializeToString()).run(None, {"features": inputs()})[0]).all()
 
 
+def test_what_a_branch_takes_is_clipped_as_before(tmp_path):
+    """onnxruntime's quantizer drops a Relu whose range clips; the branch would see what it should have cut off."""
+    proto = onnx_files.load(perceptron(tmp_path / "plain").main)
+    sides = []
+    for name, nodes in (
+        ("then", [helper.make_node("MatMul", ["r", "B"], ["t"], "inner")]),
+        ("else", [helper.make_node("Neg", ["r"], ["n"]), helper.make_node("MatMul", ["n", "B"], ["e"])]),
+    ):
+        shown = helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)
+        sides.append(helper.make_graph(nodes, name, [], [shown]))
+    norm = helper.make_node("ReduceSum", ["features"], ["sum"], keepdims=0)
+    more = helper.make_node("Greater", ["sum", "zero"], ["positive"])
+    choice = helper.make_node("If", ["positive"], ["output"], then_branch=sides[0], else_branch=sides[1])
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    del proto.graph.node[-1]
+    proto.graph.node.extend([norm, more, choice])
+    model = Model({"main": onnx_files.save(proto, tmp_path / "main")})
+    graph = prepared(model)
+    after = onnx_precision.static(
+        graph, onnx_statistics.of_part(gathered(model, "ranges")["ranges"], "main"), onnx_precision.Settings()
+    )
+    feed = {"features": inputs()}
+    exact, given = (onnx_check.session(m.SerializeToString()).run(None, feed)[0] for m in (graph, after))
+    assert "QuantizeLinear" in {node.op_type for node in after.graph.node}
+    assert np.sum((given - exact) ** 2) / np.sum(exact**2) < 0.001
+
+
 def test_no_logits_no_divergence(model):
     class Plain(Points):
         objective = "mse"

@@ -14,11 +14,14 @@ import numpy as np
 import psutil
 import pytest
 
-from trimtab import machines
+from trimtab import load, machines
+from trimtab.api import run
 from trimtab.errors import DataError, Refused, SessionError, UsageError, WorkerDied, WorkerHung
 from trimtab.run.client import open_worker
 from trimtab.run.keeper import content
 from trimtab.runtimes.null import Null
+from trimtab.values.store import Store
+from workbench import request, working
 
 pytestmark = pytest.mark.slow
 POINTS = {"features": np.arange(10, dtype=np.float32).reshape(2, 5)}
@@ -196,3 +199,12 @@ def test_hosts_that_cannot_be_used(box, monkeypatch, tmp_path):
     monkeypatch.setenv("TRIMTAB_SSH", f"ssh -F {tmp_path}/config")
     with pytest.raises(SessionError, match="Host key verification failed"):
         machines.load("ssh:box")
+
+
+def test_a_whole_trim_measures_over_there(box, tmp_path):
+    with working():
+        result = run(request(on="ssh:box"), tmp_path / "run", store=Store(tmp_path / "store"))
+    assert result.verdict == "PASS"
+    assert result.document["conditions"]["machine"]["name"] == "ssh:box"
+    assert result.bundle is not None
+    assert load(result.bundle).verdict == "PASS"

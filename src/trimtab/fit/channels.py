@@ -3,7 +3,8 @@
 Removing an output channel of a convolution also removes it from the norm behind it, from every layer that reads it,
 and, through a residual sum, from every layer that adds to it. torch-pruning's dependency graph finds these groups by
 tracing (Fang et al. 2023, arXiv 2301.12900). A group in which the projections of an attention layer meet is one of
-heads; in a net with attention, one that a norm or an embedding belongs to is the width of the whole encoder.
+heads; in a net with attention, one that a norm or an embedding belongs to is the width of the whole encoder; in others
+one that an embedding belongs to is that embedding's own.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def _found(graph: Any) -> Iterator[Any]:
     """Yield the groups of the graph, each once; a layer whose group cannot be told has none."""
     seen: set[nn.Module] = set()
     for layer in [*graph.module2node]:
-        if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) and layer not in seen:
+        if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear | nn.Embedding) and layer not in seen:
             pruner = graph.get_pruner_of_module(layer)
             every = list(range(pruner.get_out_channels(layer)))
             try:
@@ -114,6 +115,8 @@ class _Reader:
         layers = [self.module.get_submodule(item.layer) for item in items]
         if self.attends and any(isinstance(layer, WIDE) for layer in layers):
             return "width"
+        if any(isinstance(layer, nn.Embedding) for layer in (*layers, self.module.get_submodule(root))):
+            return "embedding"
         return "feed_forward" if self.attends and all(isinstance(layer, nn.Linear) for layer in layers) else "channels"
 
     def _of_heads(self, group: Group) -> Group:

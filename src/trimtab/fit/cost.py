@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trimtab.fit import recurrent
@@ -62,13 +60,11 @@ def _power(side: str) -> int:
 
 
 def costs(
-    modules: Mapping[str, nn.Module],
-    met: Mapping[str, tuple[Tensor, ...]],
-    groups: list[Group],
-    times: Mapping[str, NDArray[Any]],
+    modules: Mapping[str, nn.Module], met: Given, groups: Sequence[Group], times: Times, calls: Mapping[str, int]
 ) -> Costs:
     """Return the cost of every layer from `times`; multiply-accumulates where there are none, all of them scaling.
 
+    `calls` is how often each part runs for one answer.
     No layer scales by less than its operations would take at the best rate seen: half a layer may be too quick to time.
     """
     sizes = {
@@ -77,18 +73,18 @@ def costs(
         for item in group.items
     }
     counted = {
-        (part, name): float(number)
+        (part, name): float(number * calls[part])
         for part, module in modules.items()
         for name, number in operations_of_layers(module, met[part]).items()
     }
     if not times:
         return Costs(counted, sizes)
-    whole = {key: float(times["/".join(key)][0]) for key in counted if "/".join(key) in times}
+    whole = {key: float(times["/".join(key)][0]) * calls[key[0]] for key in counted if "/".join(key) in times}
     best = max((counted[key] / max(whole[key], 1e-6) for key in whole), default=1.0)
     scaling = {}
     for (part, name), most in whole.items():
         layer = modules[part].get_submodule(name)
-        measured = _scaling(layer, most, float(times[f"{part}/{name}"][1]))
+        measured = _scaling(layer, most, float(times[f"{part}/{name}"][1]) * calls[part])
         scaling[part, name] = max(measured, counted[part, name] / best)
     return Costs(scaling, sizes)
 

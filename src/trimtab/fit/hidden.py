@@ -1,4 +1,4 @@
-"""Groups of hidden units: recurrent layers, their readers, and the states that parts of a program hand on.
+"""Groups of hidden units: recurrent layers, what feeds and reads them, and the states that parts of a program hand on.
 
 What shares a state shares its units: an encoder whose last state starts a decoder, a decoder that feeds its state back.
 Such layers lose the same units. The levels of a layer of its own only have to stay equally wide, so each loses its own
@@ -21,7 +21,8 @@ from trimtab.values.model import Model
 from trimtab.values.task import Batch
 
 Node = tuple[str, str, str]
-"""(part, "layer", its name), or (part, "in" or "out", a tensor's name)."""
+"""(part, "layer" or "embedding", its name), or (part, "in" or "out", a tensor's name)."""
+ROOTS = ("layer", "embedding")
 
 
 @dataclass
@@ -61,11 +62,23 @@ class _Survey:
                 start = section * found.width
                 found.items[section] = [Item(part, name, "hidden", _column(found.width, start))]
                 self._readers(part, probe, Source(name, section), found)
-        widths = {found.width for node, found in self.found.items() if node[0] == part}
+        self._embeddings(part, probe)
+        widths = {found.width for node, found in self.found.items() if node[:2] == (part, "layer")}
         for spec in probe.signature.inputs:
             if spec.shape and spec.shape[-1] in widths and spec.dtype == "float32":
                 port = self.found[part, "in", spec.name] = _Found(int(spec.shape[-1]), {0: []})
                 self._readers(part, probe, Source("", input=spec.name), port)
+
+    def _embeddings(self, part: str, probe: Probe) -> None:
+        """Look at the embeddings that a recurrent layer reads; others are traced with the layers that read them."""
+        for name, layer in probe.layers.items():
+            if isinstance(layer, nn.Embedding):
+                width = layer.embedding_dim
+                reads = [probe.layers.get(reader.layer) for reader in probe.readers(Source(name), width)]
+                if any(isinstance(reader, recurrent.KINDS) for reader in reads):
+                    found = _Found(width, {0: [Item(part, name, "out", _column(width, 0))]})
+                    self.found[part, "embedding", name] = found
+                    self._readers(part, probe, Source(name), found)
 
     def _readers(self, part: str, probe: Probe, source: Source, found: _Found) -> None:
         for reader in probe.readers(source, found.width):
@@ -94,7 +107,7 @@ class _Survey:
                 if node in left:
                     reached[node] = left.pop(node)
                     waiting += sorted(links.get(node, ()))
-            if any(kind == "layer" for _, kind, _ in reached):
+            if any(kind in ROOTS for _, kind, _ in reached):
                 yield reached
 
     def _links(self) -> dict[Node, set[Node]]:
@@ -124,8 +137,8 @@ def _column(width: int, start: int) -> torch.Tensor:
 
 
 def _group(nodes: Mapping[Node, _Found], survey: _Survey, score: Score) -> Group:
-    layers = [node for node in nodes if node[1] == "layer"]
-    (part, _, root), width = layers[0], nodes[layers[0]].width
+    roots = sorted((node for node in nodes if node[1] in ROOTS), key=lambda node: node[1] != "layer")
+    (part, kind, root), width = roots[0], nodes[roots[0]].width
     reason = _reason(nodes, survey)
     sections = max(len(found.items) for found in nodes.values())
     items: list[Item] = []
@@ -141,8 +154,9 @@ def _group(nodes: Mapping[Node, _Found], survey: _Survey, score: Score) -> Group
         order, ranked = (torch.arange(width), values) if sections == 1 else (order, ranked)
         items += [Item(item.part, item.layer, item.side, item.table[order]) for item in those]
         scores += ranked / sections
-    ports = tuple((node[0], node[2]) for node in nodes if node[1] != "layer")
-    return Group(part, root, "hidden", scores if not reason else torch.ones(width), tuple(items), ports, reason)
+    ports = tuple((node[0], node[2]) for node in nodes if node[1] not in ROOTS)
+    kind = "hidden" if kind == "layer" else kind
+    return Group(part, root, kind, scores if not reason else torch.ones(width), tuple(items), ports, reason)
 
 
 def _reason(nodes: Mapping[Node, _Found], survey: _Survey) -> str:

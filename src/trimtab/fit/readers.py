@@ -30,7 +30,7 @@ Seen = dict[tuple[str, int], list[Tensor]]
 
 @dataclass(frozen=True)
 class Source:
-    """Units that something gives: a section of a recurrent layer, or a part's input where `layer` is empty."""
+    """Units that something gives: a section of a recurrent layer, an embedding, or a part's input without a layer."""
 
     layer: str
     section: int = 0
@@ -140,7 +140,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 @contextmanager
 def _moved(layer: nn.Module, section: int, unit: int, call: int) -> Iterator[None]:
-    """Move one unit in all that a recurrent layer gives at one of its calls."""
+    """Move one unit in all that a layer gives at one of its calls."""
     move, calls = _mover(layer, section, unit), itertools.count()
     handle = layer.register_forward_hook(lambda _, given, result: move(result) if next(calls) == call else None)
     try:
@@ -149,22 +149,21 @@ def _moved(layer: nn.Module, section: int, unit: int, call: int) -> Iterator[Non
         handle.remove()
 
 
-def _mover(layer: nn.Module, section: int, unit: int) -> Callable[[Any], Any]:
-    width, shown = int(layer.hidden_size), recurrent.last_sections(layer)  # type: ignore[arg-type]
-
+def _mover(layer: Any, section: int, unit: int) -> Callable[[Any], Any]:
     def add(value: Tensor, *place: Any) -> Tensor:
         value = value.clone()
-        value[(*place, ..., unit) if place else (..., unit)] += STEP
+        value[(*place, ..., unit)] += STEP
         return value
 
     def state(value: Any) -> Any:
         return tuple(add(each, section) for each in value) if isinstance(value, tuple) else add(value, section)
 
     def steps(value: Any) -> Any:
+        shown = recurrent.last_sections(layer)
         if section not in shown:
             return value
         data = (value.data if isinstance(value, PackedSequence) else value).clone()
-        data[..., shown.index(section) * width + unit] += STEP
+        data[..., shown.index(section) * layer.hidden_size + unit] += STEP
         return value._replace(data=data) if isinstance(value, PackedSequence) else data
 
     if isinstance(layer, nn.RNNBase):

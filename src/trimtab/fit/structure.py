@@ -7,7 +7,9 @@ earnest, a few units of each kind are: where the smaller model answers otherwise
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from trimtab.fit.units import Cut, Group, Item, label, strength
 from trimtab.values.model import Model
 from trimtab.values.task import Batch
 
-KINDS = ("channels", "heads", "feed_forward", "hidden", "width")
+KINDS = ("channels", "heads", "feed_forward", "hidden", "embedding", "width")
 Arrays = Mapping[str, NDArray[np.float32]]
 """part/weight -> Taylor importance of each column of the weight; see `trimtab.fit.statistics`."""
 
@@ -37,6 +39,8 @@ class Structure:
     batch: Batch
     met: Mapping[str, Batch]
     """What each part was given when the batch was answered."""
+    calls: Mapping[str, int]
+    """How often each part ran for it: a decoder runs for every token."""
     swaps: Mapping[str, Sequence[Cut]]
     """Cuts that came before the groups were found: attention layers swapped for ones that can lose heads."""
     groups: tuple[Group, ...] = ()
@@ -59,15 +63,28 @@ def survey(net: Net, batch: Batch, kinds: Sequence[str], scoring: tuple[str, Arr
     if net.model is None:
         raise Refused("a structure is that of a model")
     modules = dict(zip(net.names, net.parts, strict=True))
-    met = net.met(batch)
+    calls = dict.fromkeys(modules, 0)
+    with ExitStack() as hooks:
+        for part, module in modules.items():
+            hooks.callback(module.register_forward_pre_hook(_counter(calls, part)).remove)
+        met = net.met(batch)
     swaps, strange = _swap(net, modules, batch) if {"heads", "width"} & {*kinds} else ({}, {})
-    found = Structure(net.model, modules, batch, met, swaps)
+    found = Structure(net.model, modules, batch, met, calls, swaps)
     scores = _Scores(modules, *scoring)
     groups, left_alone = _traced(found, kinds, scores)
-    if "hidden" in kinds:
-        groups += hidden.groups(net.model, modules, met, scores)
+    if {"hidden", "embedding"} & {*kinds}:
+        found_too = hidden.groups(net.model, modules, met, scores)
+        names = {group.name for group in found_too}
+        groups = [*(group for group in groups if group.name not in names), *found_too]
     wanted = [group for group in groups if group.kind in kinds]
     return replace(found, groups=tuple(_proved(found, wanted, kinds)), left_alone={**strange, **left_alone})
+
+
+def _counter(calls: dict[str, int], part: str) -> Any:
+    def count(_: nn.Module, given: Any) -> None:
+        calls[part] += 1
+
+    return count
 
 
 def _traced(found: Structure, kinds: Sequence[str], scores: _Scores) -> tuple[list[Group], dict[str, str]]:

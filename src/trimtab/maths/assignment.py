@@ -34,7 +34,8 @@ def knapsack(values: ArrayLike, weights: ArrayLike, budget: float) -> NDArray[np
         raise ValueError("values and weights are finite, and weights not below zero")
     taken: NDArray[np.bool_] = (worth > 0) & (load == 0)
     rated = np.flatnonzero((worth > 0) & (load > 0) & (load <= budget))
-    order = rated[np.argsort(-worth[rated] / load[rated], kind="stable")]
+    with np.errstate(over="ignore"):  # next to nothing weighs next to nothing: it comes first
+        order = rated[np.argsort(-worth[rated] / load[rated], kind="stable")]
     taken[order[_search(worth[order], load[order], budget)]] = True
     return taken
 
@@ -65,4 +66,4 @@ def _bound(worth: NDArray[np.float64], load: NDArray[np.float64], room: float) -
     if whole == len(worth):
         return value
     left = room - (float(sums[whole - 1]) if whole else 0.0)
-    return value + float(worth[whole]) * left / float(load[whole])
+    return value + float(worth[whole]) * (left / float(load[whole]))

@@ -26,6 +26,8 @@ from trimtab.run import onnx_check, onnx_facts
 from trimtab.values.model import Signature
 
 EXPORTERS = ("dynamo", "torchscript")
+FOLDED, GROWTH = 2**28, 1.2
+"""Numbers in the largest constant that is folded; how much larger that may make the whole file."""
 PACKED = "_M_range_check"
 """What the older exporter says of a packed sequence whose outputs are never unpacked."""
 UNKNOWN = re.compile(
@@ -104,8 +106,14 @@ def _check_branches(said: Sequence[warnings.WarningMessage]) -> None:
 
 
 def tidy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold constants and batch norms, and drop the source lines and file paths that exporters leave behind."""
-    proto = rewriter.rewrite(onnxscript.optimizer.optimize(proto))
+    """Fold constants and batch norms, and drop the source lines and file paths that exporters leave behind.
+
+    Weights of any size are folded unless the file grows: an LSTM's come in pieces, in which quantizers miss them.
+    """
+    folded = onnxscript.optimizer.optimize(proto, input_size_limit=FOLDED, output_size_limit=FOLDED)
+    if folded.ByteSize() > GROWTH * proto.ByteSize():
+        folded = onnxscript.optimizer.optimize(proto)
+    proto = rewriter.rewrite(folded)
     for graph in onnx_facts.graphs_of(proto):
         kinds = ("node", "value_info", "input", "output", "initializer")
         values = (thing for kind in kinds for thing in getattr(graph, kind, ()) if not isinstance(thing, str))

@@ -1,7 +1,8 @@
 """Removes whole units of structure, so that any runtime gets a smaller dense net: no sparse kernel is needed.
 
 `of` says which: channels of convolutional and plain nets, attention heads, feed-forward neurons, hidden units of LSTM
-and GRU layers, the width of a whole encoder, or the rows of a vocabulary that the training data never uses.
+and GRU layers, features of an embedding, the width of a whole encoder, or the rows of a vocabulary that the training
+data never uses.
 
 `ratio` is the share of the cost to remove. By "operations" units are ranked by importance and multiply-accumulates
 count; by "time" units of all layers are ranked by importance per millisecond that they save, measured on this machine,
@@ -38,7 +39,7 @@ from trimtab.values.model import Cascade, Model, Part
 
 OF = ("", *KINDS, "vocabulary")
 SCOPES, IMPORTANCES, BYS = ("global", "layer"), ("magnitude", "batch_norm", "taylor"), ("operations", "time")
-UNASKED = ("channels", "heads", "feed_forward", "hidden")
+UNASKED = ("channels", "heads", "feed_forward", "hidden", "embedding")
 """What goes unless `of` says otherwise: width and vocabulary change every layer or none, so they are asked for."""
 DEEPEST = 0.9
 """Largest share of a layer's units that may go."""
@@ -62,7 +63,7 @@ class Prune(Pass):
     importance: str = "magnitude"
     """`magnitude`: L2 norm of the weights of a unit; `batch_norm`: its scales; `taylor`: the loss its removal costs."""
     of: str = ""
-    """`channels`, `heads`, `feed_forward`, `hidden`, `width` or `vocabulary`; empty: the first four that there are."""
+    """`channels`, `heads`, `feed_forward`, `hidden`, `embedding`, `width` or `vocabulary`; empty: the first five."""
     by: str = "operations"
     """What the ratio counts: `operations`, or measured `time`, where importance per millisecond ranks the units."""
 
@@ -88,7 +89,7 @@ class Prune(Pass):
             return ()
         words = (cls(of="vocabulary"),) if 2 * facts.parameters_by.get("embedding", 0) > facts.parameters else ()
         if facts.layers.get("lstm") or facts.layers.get("gru"):
-            return (*words, *(cls(ratio=ratio, of="hidden") for ratio in (0.5, 0.75, 0.9)))
+            return (*words, *(cls(ratio=ratio) for ratio in (0.5, 0.75, 0.9)))
         if facts.layers.get("attention"):
             return (*words, *(cls(ratio=ratio, importance="taylor", by="time") for ratio in (0.25, 0.5, 0.7)))
         return tuple(cls(ratio=ratio) for ratio in (0.3, 0.5, 0.7, 0.8, 0.9))
@@ -184,7 +185,7 @@ class Prune(Pass):
         free = [group for group in found.groups if not group.kept_because]
         given = {part: found.arguments(part) for part in found.modules}
         times = context.statistics.get("time", {}) if self.by == "time" else {}
-        table = costs(found.modules, given, free, times)
+        table = costs(found.modules, given, free, times, found.calls)
         whole, low, high = self._cost(found, ()), 0.0, 1.0
         best: tuple[float, Plan] = (self.ratio, ())
         for turn in range(ROUNDS):

@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import onnx
 
 from trimtab.errors import Refused, TrimtabError
@@ -235,8 +234,9 @@ class _Work:
             float_data, data = prepared.SerializeToString(), after.SerializeToString()
             feeds = self.inputs.of(self.name, CHECKED)
             notes |= onnx_kernels.compared(float_data, data, feeds, self.settings.method == "static")
-        notes |= self._saturation(strays)
-        return self._saved(after), notes
+            saved = self._saved(after)
+            notes |= self._saturation(saved, strays)
+        return saved, notes
 
     @property
     def _doing(self) -> str:
@@ -277,7 +277,7 @@ class _Work:
         return onnx_precision.static(prepared, self._ranges(prepared), settings)
 
     def _ranges(self, prepared: onnx.ModelProto) -> onnx_layers.Ranges:
-        """Return ranges by calibration; those that quantization-aware training learnt go before."""
+        """Return ranges by calibration."""
         clipped = self.settings.calibration != "minmax"
         if self.settings.samples == measured.SAMPLES:
             found = {name: values[:2] for name, values in self._of("ranges").items()}
@@ -285,10 +285,7 @@ class _Work:
         else:
             found = measured.ranges(prepared, self.inputs.of(self.name))
             counted = measured.histograms(prepared, found, self.inputs.of(self.name)) if clipped else {}
-        if clipped:
-            found = onnx_precision.ranges_of(counted, self.settings.calibration)
-        learnt = self.inputs.model.notes.get("qat", {}).get("ranges", {})
-        return {name: np.asarray(learnt.get(name, pair), np.float64) for name, pair in found.items()}
+        return onnx_precision.ranges_of(counted, self.settings.calibration) if clipped else found
 
     def _of(self, kind: str) -> dict[str, Any]:
         return measured.of_part(self.statistics[kind], self.name)
@@ -299,15 +296,19 @@ class _Work:
             return []
         return onnx_kernels.worst(onnx_kernels.layer_errors(after, self.inputs.of(self.name, 1)))
 
-    def _saturation(self, strays: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _saturation(self, saved: Part, strays: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Say which layers and runtimes stray where the CPU may saturate, and what mends it."""
         if self.settings.method == "weights" or not _saturates(self.context.machine):
             return {"strayed": list(strays)} if strays else {}
-        said = "this CPU has no VNNI: 8-bit products may saturate; "
-        remedies = "weights=7 does not, exact=True leaves the layers named in float"
-        found = (
-            f"{len(strays)} layers do here: {remedies}" if strays else f"none did on the examples checked ({remedies})"
+        errors = onnx_kernels.runtime_errors(saved, [*self.inputs.of(self.name, 1)], self.context.machine)
+        wrong = [f"{name} by {error:.1%}" for name, error in errors.items() if error > onnx_kernels.NOTICED]
+        found = "; ".join(
+            [f"{len(strays)} layers do on onnxruntime"] * bool(strays) + [f"outputs stray on {w}" for w in wrong]
         )
-        return {"saturation": said + found, "strayed": list(strays)}
+        said = "this CPU has no VNNI: 8-bit products may saturate; "
+        remedy = "weights=7 does not, exact=True leaves layers that do in float, onnxruntime has x64quantprecision"
+        said += f"{found}: {remedy}" if found else f"none did on the examples checked ({remedy})"
+        return {"saturation": said, "strayed": list(strays), "runtime_errors": errors}
 
     def _saved(self, after: onnx.ModelProto) -> Part:
         saved = onnx_files.save(after, self.context.scratch / self.name)

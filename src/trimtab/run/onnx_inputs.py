@@ -74,6 +74,8 @@ class Inputs:
             for batch in self._batches(min(self.samples, DRIVEN)):
                 self.check_time()
                 drive(self.model, session, batch.inputs)
+            for feeds in self._recorded.values():
+                np.random.default_rng(self.seed).shuffle(feeds)
         return self._recorded
 
     def _batches(self, samples: int) -> Iterator[Batch]:

@@ -15,8 +15,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from trimtab.run import onnx_check, onnx_layers
+from trimtab.errors import MissingExtra
+from trimtab.run import onnx_check, onnx_files, onnx_layers
 from trimtab.run.onnx_inputs import Feed
+from trimtab.values.machine import Machine
+from trimtab.values.model import Model, Part
+from trimtab.values.registry import registry
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 NOTICED = 0.02
@@ -42,6 +46,30 @@ def compared(before: bytes, after: bytes, feeds: Iterable[Feed], meant: bool) ->
     span = max(high - low, 1e-12)
     notes = {"output_change": moved / span, "output_error": wrong / max(size, 1e-30)}
     return notes | ({"kernel_error": strayed / span} if meant else {})
+
+
+def runtime_errors(part: Part, feeds: Sequence[Feed], machine: Machine) -> dict[str, float]:
+    """Return runtime -> root mean square error of a quantized part's first output, as a share of its range.
+
+    The reference computes the same graph in float. Runtimes that are not installed, or refuse the part, are left out.
+    """
+    meant = onnx_check.session(part.path / onnx_files.MODEL, optimized=False)
+    expected = [meant.run(None, feed)[0] for feed in feeds]
+    model, name = Model({"main": part}), part.signature.outputs[0].name
+    found = {}
+    for runtime in registry("runtimes").names():
+        try:
+            kind = registry("runtimes").take(runtime)
+            if "onnx" not in kind.formats or kind().refuses(model, machine):
+                continue
+            session = kind().load(model, machine)
+        except MissingExtra:
+            continue
+        given = [session.run(feed)[name] for feed in feeds]
+        span = max(*(float(np.ptp(one)) for one in expected), 1e-12)
+        errors = [float(np.sqrt(np.mean((a - b) ** 2))) for a, b in zip(expected, given, strict=True)]
+        found[runtime] = max(errors) / span
+    return found
 
 
 def layer_errors(model: onnx.ModelProto, feeds: Iterable[Feed]) -> dict[str, float]:

@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from trimtab.run import onnx_check
+from trimtab.run import onnx_check, onnx_facts
 
 Ranges: TypeAlias = Mapping[str, NDArray[np.float64]]
 """Activation -> [lowest, highest] value."""
@@ -135,12 +135,12 @@ def layers(model: onnx.ModelProto, masked: bool = False) -> list[Layer]:
     held = {tensor.name: tensor for tensor in model.graph.initializer}
     used = Counter(name for node in model.graph.node for name in node.input)
     after = {name: node for node in model.graph.node for name in node.input[:1]}
-    shown = {value.name for value in model.graph.output}
+    shown = {value.name for value in model.graph.output} | _captured(model)
     found = (_layer(index, node, held) for index, node in enumerate(model.graph.node))
     plain = [layer for layer in found if layer]
     if masked:
         return plain
-    between = _between(model, plain)
+    between = _between(model, plain, shown)
     return [_followed(replace(layer, between=between.get(layer.index, {})), used, after, shown) for layer in plain]
 
 
@@ -165,11 +165,23 @@ def _followed(layer: Layer, used: Counter[str], after: Mapping[str, onnx.NodePro
     follower = after.get(layer.target)
     if used[layer.target] != 1 or layer.target in shown or follower is None or follower.op_type not in CLIPPED:
         return layer
+    if follower.output[0] in shown:
+        return layer
     between = {name: "" if given == follower.output[0] else given for name, given in layer.between.items()}
     return replace(layer, target=follower.output[0], between=between)
 
 
-def _between(model: onnx.ModelProto, found: Sequence[Layer]) -> dict[int, dict[str, str]]:
+def _captured(model: onnx.ModelProto) -> set[str]:
+    """Name what branches and loops take from the main graph.
+
+    onnxruntime's quantizer leaves a Relu out where its range clips anyway; those who take the unclipped value from
+    inside a branch would see what the Relu should have cut off.
+    """
+    others = list(onnx_facts.graphs_of(model))[1:]
+    return {name for graph in others for node in graph.node for name in node.input}
+
+
+def _between(model: onnx.ModelProto, found: Sequence[Layer], shown: set[str]) -> dict[int, dict[str, str]]:
     """Return layer's index -> nodes in 8 bits that follow it: each belongs to the last layer that reaches it.
 
     Those behind operators that stay in float count too: a sum of squares is hard on 8 bits, and the layer's own doing.
@@ -183,7 +195,8 @@ def _between(model: onnx.ModelProto, found: Sequence[Layer]) -> dict[int, dict[s
             continue
         last = max(reached)
         owner |= dict.fromkeys(node.output, last)
-        if node.op_type in ROUNDING | MOVING:
+        clips = node.op_type in CLIPPED and node.output[0] in shown
+        if node.op_type in ROUNDING | MOVING and not clips:
             between.setdefault(last, {})[node.name] = node.output[0] if node.op_type in ROUNDING else ""
     return between
 

@@ -48,7 +48,8 @@ class Speed:
             return 0.0
         overhead = (self.call_us + self.layer_us * sum(facts.layers.values())) / 1e6
         bandwidth = min(machine.bandwidth_gbs, LONE_CORE_GBS * threads) * 1e9
-        return 1e3 * roofline_s(2.0 * facts.operations, facts.size_mb * 1e6, peak, bandwidth, overhead)
+        read = facts.parameters - facts.parameters_by.get("embedding", 0)  # of a table, a few rows are read
+        return 1e3 * roofline_s(2.0 * facts.operations, read * facts.weight_bits / 8, peak, bandwidth, overhead)
 
 
 def _peak(facts: Facts, peaks: Mapping[str, float]) -> float:

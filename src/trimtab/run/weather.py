@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
-import psutil
+STAT = Path("/proc/stat")
+COLUMNS, STEAL = 8, 7
+"""user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); guests are part of user."""
 
 
 def counters() -> dict[str, float]:
@@ -13,13 +16,9 @@ def counters() -> dict[str, float]:
 
     Where the system does not tell, a value is 0.
     """
-    times = psutil.cpu_times()
     average = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return {
-        "load_average": average,
-        "total_s": float(sum(times)),
-        "steal_s": float(getattr(times, "steal", 0.0)),
-    }
+    seconds = _processor_seconds()
+    return {"load_average": average, "total_s": sum(seconds), "steal_s": seconds[STEAL]}
 
 
 def steal_share(before: Mapping[str, float], now: Mapping[str, float]) -> float:
@@ -30,3 +29,11 @@ def steal_share(before: Mapping[str, float], now: Mapping[str, float]) -> float:
     """
     spent = now["total_s"] - before["total_s"]
     return max(0.0, now["steal_s"] - before["steal_s"]) / spent if spent > 0 else 0.0
+
+
+def _processor_seconds() -> list[float]:
+    try:
+        ticks = STAT.read_text().partition("\n")[0].split()[1 : COLUMNS + 1]
+    except OSError:
+        return [0.0] * COLUMNS
+    return [int(tick) / os.sysconf("SC_CLK_TCK") for tick in ticks]

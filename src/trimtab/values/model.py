@@ -259,9 +259,25 @@ class Model:
         shares: Mapping[str, float] = {}
         if isinstance(self.program, Cascade):
             shares = dict(zip(self.program.stages, self.program.shares, strict=False))
-        parameters = sum(part.facts.parameters for part in self.parts.values())
-        operations = round(sum(part.facts.operations * shares.get(name, 1) for name, part in self.parts.items()))
-        return replace(self.main.facts, format=self.format, parameters=parameters, operations=operations)
+        facts = {name: part.facts for name, part in self.parts.items()}
+        if len(facts) == 1:
+            return replace(self.main.facts, format=self.format)
+        kinds = {kind for each in facts.values() for kind in (*each.layers, *each.operations_by, *each.parameters_by)}
+
+        def total(field: str, weights: Mapping[str, float]) -> dict[str, int]:
+            sums = {k: sum(getattr(f, field).get(k, 0) * weights.get(n, 1) for n, f in facts.items()) for k in kinds}
+            return {kind: round(count) for kind, count in sorted(sums.items()) if count}
+
+        return replace(
+            self.main.facts,
+            format=self.format,
+            parameters=sum(each.parameters for each in facts.values()),
+            operations=round(sum(each.operations * shares.get(name, 1) for name, each in facts.items())),
+            layers=total("layers", {}),
+            operations_by=total("operations_by", shares),
+            parameters_by=total("parameters_by", {}),
+            dynamic=any(each.dynamic for each in facts.values()),
+        )
 
     def map_parts(self, change: Mapping[str, Part], **others: Any) -> Model:
         """Return this model with `change` in place of parts of the same names, and other fields replaced."""

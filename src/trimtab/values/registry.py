@@ -21,7 +21,6 @@ KINDS = ("sources", "tasks", "passes", "runtimes", "meters")
 EXTRAS: Mapping[str, str] = {
     "torch": "torch",
     "torch_pruning": "torch",
-    "onnxscript": "torch",
     "safetensors": "torch",
     "openvino": "openvino",
     "pyarrow": "data",

@@ -1,0 +1,49 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from trimtab.apply import Workshop, check_answers
+from trimtab.errors import DataError
+from trimtab.measure import Bench
+from trimtab.values.figure import Figure
+from trimtab.values.model import Model, Signature, TensorSpec
+from trimtab.values.store import Store
+
+
+@pytest.fixture
+def bench(toy_view, machine, tmp_path):
+    return Bench(Workshop(toy_view.task, Store(tmp_path), machine), SimpleNamespace(), SimpleNamespace())
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "fails"), [(0.3, 0.2, True), (0.5, 0.3, True), (0.6, 0.5, False), (0.9, 0.8, False)]
+)
+def test_a_base_that_knows_the_most_frequent_class_only_is_doubted(bench, toy_view, value, low, fails):
+    targets = np.array([example.target for example in toy_view.split("validation")])
+    assert 0.3 < np.bincount(targets).max() / len(targets) < 0.5
+    bench.base_figures = {"accuracy": Figure("accuracy", value, "share", low, 1.0)}
+    doubt = bench.doubt()
+    assert bool(doubt) is fails
+    if fails:
+        assert f"{value:.1%} of its answers are right" in doubt
+        assert "train(epochs=5)" in doubt
+
+
+def test_other_tasks_are_not_doubted(bench):
+    assert bench.doubt() == "", "nothing is measured yet"
+    bench.base_figures = {"rmse": Figure("rmse", 1.0, "1")}
+    assert bench.doubt() == ""
+
+
+def answering(*shape):
+    specs = (TensorSpec("output", "float32", shape),)
+    return Model({"main": SimpleNamespace(signature=Signature((), specs))})
+
+
+def test_a_classifier_has_an_answer_for_each_class(toy_view):
+    check_answers(answering("batch", 3), toy_view.task)
+    check_answers(answering("batch", 1000), toy_view.task)
+    check_answers(answering("batch", "classes"), toy_view.task)
+    with pytest.raises(DataError, match=r"answers with 2 numbers, and toy has 3 classes \(a, b, c"):
+        check_answers(answering("batch", 2), toy_view.task)
