@@ -71,8 +71,6 @@ class Workload:
         return "latency"
 
 
-TUNED = "train(epochs=3, lr=0.0001, weight_decay=0.01, warmup=0.1)"
-"""How the text encoders are fine-tuned; BERT's own recipe (Devlin et al. 2019, appendix A.3), for two cores."""
 WORKLOADS = {
     workload.id: workload
     for workload in (
@@ -87,7 +85,7 @@ WORKLOADS = {
         Workload(
             "cnn-pretrained",
             "cnn",
-            "zoo:efficientnet_lite0(pretrained=True) | train(epochs=4, lr=0.0005, batch=32, label_smoothing=0.05)",
+            "zoo:efficientnet_lite0(pretrained=True) | train(epochs=4, lr=0.001, batch=32)",
             "fashion_mnist(size=64)",
             ("accuracy >= base - 0.01",),
             small=(
@@ -99,7 +97,7 @@ WORKLOADS = {
         Workload(
             "encoder-short",
             "transformer",
-            f"hf:minilm-l6 | {TUNED}",
+            "hf:minilm-l6 | train(epochs=1, batch=32, lr=0.00005)",
             "sentiment(domain='movie')",
             ("accuracy >= base - 0.01",),
             small=("hf:minilm-l6 | train(steps=1, batch=4)", "", ""),
@@ -107,7 +105,7 @@ WORKLOADS = {
         Workload(
             "encoder-long",
             "transformer",
-            f"hf:minilm-l6 | {TUNED}",
+            "hf:minilm-l6 | train(steps=160, batch=16, lr=0.0002)",
             "newsgroups(max_length=256)",
             ("accuracy >= base - 0.01",),
             small=("hf:minilm-l6 | train(steps=1, batch=4)", "newsgroups(max_length=16)", ""),
@@ -115,7 +113,7 @@ WORKLOADS = {
         Workload(
             "rnn-classifier",
             "rnn",
-            "zoo:lstm(width=128, depth=2) | train(epochs=60, lr=0.003)",
+            "zoo:lstm(width=128, depth=2) | train(epochs=30, lr=0.003, clip=1.0)",
             "japanese_vowels",
             ("accuracy >= base - 0.03",),
             small=("zoo:lstm(width=16) | train(epochs=2)", "", ""),
@@ -126,7 +124,7 @@ WORKLOADS = {
         Workload(
             "recommender",
             "recommender",
-            "zoo:neumf | train(epochs=20, lr=0.002, batch=32)",
+            "zoo:neumf(width=32) | train(epochs=30, lr=0.003, batch=32, weight_decay=1.0)",
             "movielens",
             ("ndcg_10 >= base * 0.95",),
             small=("zoo:neumf | train(epochs=1)", "", ""),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from trimtab.fit.facts import count, layers, operations
+from trimtab.fit.facts import count, layers, operations, operations_of_layers
 
 
 def test_counts_convolution_and_linear_by_hand():
@@ -32,3 +32,45 @@ def test_counts_attention_products_and_the_fast_path():
 
 def test_projections_of_attention_are_no_layers_of_their_own():
     assert layers(nn.TransformerEncoderLayer(16, 2, 32)) == {"attention": 1, "linear": 2, "norm": 2}
+
+
+class Mixed(nn.Module):
+    """Attention of a library's kind, a product outside layers, and a weight outside layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads = 2
+        self.query, self.key, self.value = (nn.Linear(8, 8, bias=False) for _ in range(3))
+        self.scale = nn.Parameter(torch.ones(8))
+        self.words = nn.Embedding(5, 8)
+
+    def forward(self, ids):
+        x = self.words(ids)
+        scores = self.query(x) @ self.key(x).transpose(1, 2)
+        return scores.softmax(-1) @ self.value(x) * self.scale
+
+
+def test_work_and_weights_are_told_apart_by_kind_of_layer():
+    facts = count(Mixed().eval(), (torch.zeros(2, 4, dtype=torch.int64),))
+    projections, products = 3 * 4 * 8 * 8, 2 * 4 * 4 * 8
+    assert dict(facts.operations_by) == {"linear": projections, "attention": products}
+    assert facts.operations == projections + products
+    assert dict(facts.parameters_by) == {"linear": 192, "embedding": 40, "other": 8}
+    assert dict(facts.layers) == {"linear": 3, "embedding": 1, "attention": 1}
+    assert operations_of_layers(Mixed().eval(), (torch.zeros(2, 4, dtype=torch.int64),)) == {
+        "": products,
+        "query": 256,
+        "key": 256,
+        "value": 256,
+    }
+
+
+def test_blocks_are_counted():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
+    facts = count(encoder, (torch.zeros(2, 5, 16),))
+    assert facts.blocks == 3
+    assert set(facts.operations_by) == {"attention", "linear"}
+    assert sum(facts.operations_by.values()) == facts.operations
+    assert sum(facts.parameters_by.values()) == facts.parameters
+    assert count(layer.eval(), (torch.zeros(2, 5, 16),)).blocks == 0

@@ -46,7 +46,10 @@ def test_more_images_than_there_are(tmp_path):
         FashionMnist(size=4)
 
 
-@pytest.mark.parametrize("content", [b"", b"not gzip", small_data.gzip.compress(b"\0\0\x08\x03\0\0\0\x05abc")])
+DAMAGED = {"empty": b"", "not gzip": b"not gzip", "cut": small_data.gzip.compress(b"\0\0\x08\x03\0\0\0\x05abc")}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_file_is_said(tmp_path, content):
     (tmp_path / "images.gz").write_bytes(content)
     with pytest.raises(CorruptFile, match=r"images.gz cannot be read, delete it"):

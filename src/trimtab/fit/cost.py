@@ -7,10 +7,12 @@ time is all overhead gets no faster by getting smaller.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trimtab.fit import recurrent
@@ -57,6 +59,12 @@ def _gone(plan: Plan) -> dict[tuple[str, str, str], int]:
 def _power(side: str) -> int:
     """A hidden unit goes from the rows and from the columns of the recurrent weight."""
     return 2 if side == "hidden" else 1
+
+
+Times = Mapping[str, NDArray[Any]]
+"""part/layer -> ms [whole, with half of its outputs]."""
+Given = Mapping[str, tuple[Tensor, ...]]
+"""Part -> arguments that it was seen to take."""
 
 
 def costs(

@@ -71,10 +71,11 @@ def _counted(module: nn.Module, arguments: tuple[Tensor, ...]) -> dict[str, dict
     with torch.no_grad(), _unfused(), counter:
         module(*(argument[:1] for argument in arguments))
     root = type(module).__name__
-    return {
-        name.removeprefix(f"{root}."): {str(operator): int(flops) // 2 for operator, flops in operators.items()}
-        for name, operators in counter.get_flop_counts().items()
-    }
+    found = {}
+    for name, operators in counter.get_flop_counts().items():
+        own = "" if name == root else name.removeprefix(f"{root}.")
+        found[own] = {str(operator): int(flops) // 2 for operator, flops in operators.items()}
+    return found
 
 
 def _operations_by(module: nn.Module, counted: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
