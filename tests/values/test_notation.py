@@ -88,7 +88,7 @@ def test_first_field_may_be_positional_and_words_are_strings():
         ("quantize(wieghts=8)", "did you mean weights"),
         ("quantize('eight')", "weights takes int"),
         ("quantize(weights=True)", "weights takes int"),
-        ("onnx | quantize(1, 2, 3, 4, 5, 6, 7, 8, 9)", "step 2, quantize takes at most"),
+        ("onnx | fuse(1, 2, 3, 4, 5, 6, 7, 8, 9)", "step 2, fuse takes at most"),
         ("quantize(weights=5)", "step 1, quantize"),
     ],
 )
