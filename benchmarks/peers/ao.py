@@ -14,37 +14,60 @@
 # ///
 """torchao's `quantize_`: `dynamic` int8 activations with int8 weights, or int8 `weights` only; then torch.compile.
 
-Its documents quantize the linear layers of an eager module and compile it; the artefact is an exported program, which
-runs eager or compiled in an environment with torchao. Layers it does not know it leaves alone without a word.
+Its documents quantize the linear layers of an eager module, save its state, and compile the module. The artefact is
+that state, and how to build the module; imported where it is loaded, this script does what they do: build, quantize,
+fill in the state. Layers that it does not know `quantize_` leaves alone without a word.
 """
 
 from __future__ import annotations
 
-import kit
+import json
+import os
+import shutil
+from typing import Any
+
 import torch
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
-from torchao.utils import unwrap_tensor_subclass
 
 CONFIGS = {"dynamic": Int8DynamicActivationInt8WeightConfig, "weights": Int8WeightOnlyConfig}
-
-
-def work(job: kit.Job) -> None:
-    """Quantize the module's linear layers and export it."""
-    net, part = kit.torch_base(job, "torchao")
-    linear = [name for name, layer in net.named_modules() if isinstance(layer, torch.nn.Linear)]
-    if not linear:
-        raise kit.Unable("torchao quantizes nn.Linear, and this model has none")
-    quantize_(net, CONFIGS[job.variant]())
-    unwrap_tensor_subclass(net)
-    kit.export_torch(net, part, job)
-    others = sorted({type(layer).__name__ for layer in net.modules() if isinstance(layer, KNOWN)})
-    notes = [f"quantized {len(linear)} linear layers", *([f"left alone: {', '.join(others)}"] if others else [])]
-    job.ship("torch", notes, kit.Needs(["torchao"], FREEZING), config=CONFIGS[job.variant].__name__)
-
-
+STATE, VARIANT = "quantized.pt", "TORCHAO_VARIANT"
 FREEZING = {"TORCHINDUCTOR_FREEZING": "1"}
 """What torch's documents on int8 with inductor on x86 ask for: weights are packed when compiled."""
 KNOWN = (torch.nn.modules.conv._ConvNd, torch.nn.RNNBase, torch.nn.Embedding)
 
+
+def work(job: Any) -> None:
+    """Quantize the module's linear layers, and write its state."""
+    net, part = kit.torch_base(job, "torchao")
+    linear = [name for name, layer in net.named_modules() if isinstance(layer, torch.nn.Linear)]
+    if not linear:
+        raise kit.Unable("torchao quantizes nn.Linear, and this model has none")
+    others = sorted({type(layer).__name__ for layer in net.modules() if isinstance(layer, KNOWN)})
+    quantize_(net, CONFIGS[job.variant]())
+    folder = job.folder(job.parts[0])
+    shutil.copyfile(part.path / kit.FILES["torch"], folder / kit.FILES["torch"])
+    torch.save(net.state_dict(), folder / STATE)
+    notes = [f"quantized {len(linear)} linear layers", *([f"left alone: {', '.join(others)}"] if others else [])]
+    needs = kit.Needs(["ao"], {VARIANT: job.variant, **FREEZING})
+    job.ship("torch", notes, needs, config=CONFIGS[job.variant].__name__)
+
+
+def load(part: Any, editable: bool = False) -> torch.nn.Module:
+    """Build the module, quantize it and fill in the state: what stands in for trimtab's own loading."""
+    about = json.loads((part.path / "torch.json").read_text())
+    if about["edits"]:
+        raise ValueError("a base that was changed in structure cannot be built here")
+    net = code.build(about["build"])
+    quantize_(net, CONFIGS[os.environ[VARIANT]]())
+    net.load_state_dict(torch.load(part.path / STATE, weights_only=True), assign=True)
+    return net.eval()
+
+
 if __name__ == "__main__":
+    import kit
+
     kit.main(work)
+else:
+    from trimtab.fit import code, module
+
+    module.load = load

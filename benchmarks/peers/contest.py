@@ -40,6 +40,7 @@ START = """
 import os, sys
 os.environ.update({variables!r})
 sys.path.insert(0, {source!r})
+sys.path.append({scripts!r})
 {imports}
 from trimtab.run.worker import main
 main()
@@ -107,7 +108,8 @@ def serving(entrant: Entrant, runtime: Runtime, ring: Ring) -> Iterator[Worker]:
     command: list[str] = []
     if entrant.python is not None:
         imports = "\n".join(f"import {name}" for name in entrant.imports)
-        start = START.format(source=str(ROOT / "src"), imports=imports, variables=dict(entrant.variables))
+        places = {"source": str(ROOT / "src"), "scripts": str(Path(__file__).resolve().parent)}
+        start = START.format(imports=imports, variables=dict(entrant.variables), **places)
         command = [str(entrant.python), "-P", "-c", start, str(os.getpid())]
     with Worker(runtime.threads, CALL_S, f"{entrant.name} @ {runtime}", command) as worker:
         worker.load(entrant.folder, runtime, ring.shop.machine)

@@ -179,17 +179,7 @@ def _part(form: str, folder: Path, like: Part) -> Part:
     folder = folder.resolve()
     if form == "onnx":
         onnx_files.check_external(folder / onnx_files.MODEL)
-    if form == "torch":
-        _describe_exported(folder)
     return replace(like, format=form, path=folder, facts=replace(like.facts, format=form))
-
-
-def _describe_exported(folder: Path) -> None:
-    """Write `torch.json` beside an exported program, as trimtab keeps modules that live elsewhere."""
-    from trimtab.values.store import file_hash
-
-    data = {"build": {"ref": "live:peer", "arguments": {}, "sha256": None}, "edits": [], "tied": {}, "extra": {}}
-    (folder / "torch.json").write_text(json.dumps(data | {"exported": file_hash(folder / "exported.pt2")}))
 
 
 def entrants(stand: Stand) -> Iterator[tuple[Entrant | None, dict[str, Any]]]:

@@ -51,7 +51,7 @@ def work(job: kit.Job) -> None:
             program = quantized(job, kit.torch_base(job, "")[0], part, kind())
             tried[kind.__name__] = yardstick.of(kit.torch_answers(program, part))
         except Exception as error:
-            tried[kind.__name__] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+            tried[kind.__name__] = f"{type(error).__name__}: {kit.short(error)}"
             continue
         first = first or (kind, program)
         if yardstick.keeps(tried[kind.__name__]):

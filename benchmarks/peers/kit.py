@@ -16,6 +16,7 @@ OUT gets a folder for each part and `artefact.json`. A tool that cannot do this 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import sys
 import time
@@ -27,10 +28,17 @@ from typing import Any
 
 import numpy as np
 
-FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "exported.pt2"}
-"""What the folder of a part holds, by format."""
+FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "torch.json"}
+"""What the folder of a part holds at least, by format."""
+EXPORTED = "exported.pt2"
+LINE = 300
+"""Characters of a reason."""
 SHARE = 0.9
 """Of the time given: where a tool stops by itself, so that what it has is written."""
+
+
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+"""Answers a batch."""
 
 
 class Unable(Exception):
@@ -131,25 +139,32 @@ class Yardstick:
         self.metric = promise.check(self.view.task)
         self.sign = 1.0 if self.metric.better == "higher" else -1.0
         self.rows = np.load(job.given / "base_rows.npy", allow_pickle=False)
-        base = self._value(self.rows)
+        both = np.hstack([self.rows, self.rows]) if self.metric.paired else self.rows
+        base = float(self.metric.reduce(both, np.ones((1, len(both))))[0])
         self.base = self.sign * base
         self.margin = abs(base - (promise.factor * base + promise.offset))
 
-    def of(self, run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]) -> float:
-        """Return the metric of a model that answers batches."""
-        batches = self.view.batches("validation", 64)
-        return self.sign * self._value(np.concatenate([self.view.task.score(run(b.inputs), b) for b in batches]))
+    def of(self, run: Run, chosen: Sequence[int] = ()) -> float:
+        """Return the metric of a model that answers batches, on the whole split or on the chosen examples."""
+        return self.each(run, chosen)[0]
+
+    def each(self, run: Run, chosen: Sequence[int] = ()) -> tuple[float, list[float] | None]:
+        """Return the metric, and the value of each example where the metric is their mean."""
+        examples, task = self.view.split("validation"), self.view.task
+        wanted = list(chosen) or list(range(len(examples)))
+        batches = [task.collate([examples[i] for i in wanted[at : at + 64]]) for at in range(0, len(wanted), 64)]
+        rows = np.concatenate([task.score(run(batch.inputs), batch) for batch in batches])
+        both = np.hstack([rows, self.rows[wanted]]) if self.metric.paired else rows
+        values = self.metric.values(both)
+        value = float(self.metric.reduce(both, np.ones((1, len(rows))))[0])
+        return self.sign * value, None if values is None else [self.sign * float(one) for one in values]
 
     def keeps(self, value: float) -> bool:
         """Whether this is within the margin."""
         return self.base - value <= self.margin
 
-    def _value(self, rows: np.ndarray) -> float:
-        both = np.hstack([rows, self.rows]) if self.metric.paired else rows
-        return float(self.metric.reduce(both, np.ones((1, len(rows))))[0])
 
-
-def torch_answers(net: Any, part: Any) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+def torch_answers(net: Any, part: Any) -> Run:
     """Return a function that answers batches by a torch module."""
     import torch
 
@@ -175,7 +190,7 @@ def torch_base(job: Job, what: str) -> tuple[Any, Any]:
 
 
 def export_torch(net: Any, part: Any, job: Job) -> None:
-    """Write a torch module as an exported program, batch and time axes free, into the part's folder."""
+    """Write a torch module as an exported program with free axes, as trimtab keeps modules from elsewhere."""
     import torch
 
     specs = part.signature.inputs
@@ -183,7 +198,12 @@ def export_torch(net: Any, part: Any, job: Job) -> None:
     shapes = tuple({i: dynamic for i, n in enumerate(spec.shape) if isinstance(n, str)} for spec in specs)
     with torch.no_grad():
         program = torch.export.export(net, example(job, specs), dynamic_shapes=shapes)
-    torch.export.save(program, job.folder(job.parts[0]) / FILES["torch"])
+    folder = job.folder(job.parts[0])
+    torch.export.save(program, folder / EXPORTED)
+    digest = hashlib.sha256((folder / EXPORTED).read_bytes()).hexdigest()
+    build = {"ref": "live:peer", "arguments": {}, "sha256": None}
+    about = {"build": build, "edits": [], "tied": {}, "extra": {}, "exported": digest}
+    (folder / FILES["torch"]).write_text(json.dumps(about))
 
 
 def example(job: Job, specs: Sequence[Any]) -> tuple[Any, ...]:
@@ -205,8 +225,13 @@ def main(work: Callable[[Job], None]) -> None:
         _give_up(job, str(reason))
     except Exception as error:
         traceback.print_exc()
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        _give_up(job, f"it fails with {type(error).__name__}: {lines[0][:300] if lines else 'no message'}")
+        _give_up(job, f"it fails with {type(error).__name__}: {short(error)}")
+
+
+def short(error: Exception) -> str:
+    """Return an error's message in one line that fits a table."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= LINE else f"{words[:LINE]}..."
 
 
 def _give_up(job: Job, reason: str) -> None:

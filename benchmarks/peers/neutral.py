@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.apply import Made, Workshop
+from trimtab.errors import Refused
 from trimtab.measure import Bench, choose_runtime
 from trimtab.recipe import bind, bind_runtime
 from trimtab.run.onnx_files import MODEL, check_external
@@ -38,12 +39,13 @@ Arrays = Mapping[str, NDArray[Any]]
 
 def write(workload: Workload, base: Made, shop: Workshop, folder: Path) -> Path:
     """Write the folder, or leave it as it is where it was written for this very base; return it."""
-    if (folder / META).is_file() and json.loads((folder / META).read_text())["base"] == base.key:
+    plain = _plain(base, shop)
+    keys = {"base": base.key, "plain": plain.key}
+    if (folder / META).is_file() and keys.items() <= json.loads((folder / META).read_text()).items():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     copy_folder(base.folder, folder / "base", leave_out={MANIFEST})
-    plain = base if base.model.format == "onnx" else shop.apply(base, bind("onnx").passes, base)
     for name, part in plain.model.parts.items():
         if len(check_external(part.path / MODEL)) > 0:
             raise ValueError(f"the part {name} keeps its weights outside its ONNX file; peers are given single files")
@@ -53,11 +55,21 @@ def write(workload: Workload, base: Made, shop: Workshop, folder: Path) -> Path:
     with Bench(shop, base, choose_runtime(base, shop)) as bench:
         np.save(folder / "base_rows.npy", bench.base_rows("validation"))
     (folder / "plain.json").write_text(json.dumps(str(plain.folder)))
-    write_atomically(folder / META, json.dumps(_meta(workload, base, plain.model), indent=1))
+    write_atomically(folder / META, json.dumps(_meta(workload, plain.model) | keys, indent=1))
     return folder
 
 
-def _meta(workload: Workload, base: Made, plain: Model) -> dict[str, Any]:
+def _plain(base: Made, shop: Workshop) -> Made:
+    """Return the base in float ONNX: exported, or simplified, with its branches decided, as some tools need it."""
+    if base.model.format != "onnx":
+        return shop.apply(base, bind("onnx").passes, base)
+    try:
+        return shop.apply(base, bind("simplify").passes, base)
+    except Refused:
+        return base
+
+
+def _meta(workload: Workload, plain: Model) -> dict[str, Any]:
     return {
         "workload": workload.id,
         "kind": workload.kind,
@@ -65,7 +77,6 @@ def _meta(workload: Workload, base: Made, plain: Model) -> dict[str, Any]:
         "task": workload.task,
         "promises": list(workload.promises),
         "seed": 0,
-        "base": base.key,
         "program": program_to_json(plain.program),
         "parts": {name: json.loads(json.dumps(asdict(part.signature))) for name, part in plain.parts.items()},
     }

@@ -14,10 +14,13 @@
 """NNCF's post-training quantization on its OpenVINO backend: `quantize`, or `accuracy` for its accuracy control.
 
 As its documents say: 300 calibration examples, the transformer preset for transformers, mixed symmetry where there are
-recurrent layers or transformers; the accuracy control is given the promise's own metric and margin on validation data.
+recurrent layers or transformers; the accuracy control is given the promise's own metric and margin on validation data,
+and as many rounds as the time allows.
 """
 
 from __future__ import annotations
+
+import time
 
 import kit
 import nncf
@@ -58,16 +61,21 @@ def controlled(job: kit.Job) -> None:
     folder = job.given / "parts"
     model = Model({part: Part("onnx", folder, signature, Facts("onnx", 0, 0))}, program_from_json(job.meta["program"]))
 
-    def validate(compiled, _):
+    def validate(compiled, items):
         session = Session(compiled)
-        return yardstick.of(lambda inputs: drive(model, session, inputs)), None
+        return yardstick.each(lambda inputs: drive(model, session, inputs), list(items))
 
+    network = openvino.convert_model(job.onnx(part))
+    begun = time.monotonic()
+    validate(openvino.compile_model(network, "CPU"), ())
+    rounds = max(1, int(job.left / (2 * (time.monotonic() - begun))))
     quantized = nncf.quantize_with_accuracy_control(
-        openvino.convert_model(job.onnx(part)),
-        validation_dataset=nncf.Dataset([0]),
+        network,
+        validation_dataset=nncf.Dataset(range(len(yardstick.rows))),
         validation_fn=validate,
         max_drop=yardstick.margin,
         drop_type=nncf.DropType.ABSOLUTE,
+        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(max_num_iterations=rounds),
         **settings(job, part),
     )
     openvino.save_model(quantized, job.folder(part) / kit.FILES["openvino"], compress_to_fp16=False)

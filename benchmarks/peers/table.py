@@ -16,7 +16,7 @@ import tabs
 from trimtab.report.numbers import DASH, interval, quantity
 
 OURS, BASE = "trimtab", "base"
-MEAN, BEST = "geometric mean", "best peer"
+MEAN, BEST = "geometric-mean", "best-peer"
 Line = dict[str, Any]
 
 

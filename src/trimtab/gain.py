@@ -10,12 +10,13 @@ changes help each other (int8 in torch gives nothing, in onnxruntime much), so t
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from trimtab.apply import Made
-from trimtab.errors import Refused, SessionError
+from trimtab.errors import Refused, TrimtabError
 from trimtab.measure import QUICK_BLOCKS, Bench, axes
 from trimtab.passes import Pass
 from trimtab.race import race
@@ -24,6 +25,8 @@ from trimtab.runtimes import Runtime
 from trimtab.values.figure import Figure
 
 LATENCY = "latency_ms"
+MAKING_S = 60.0
+"""Time for the stops that the search has not made: exports and quantized forms of the base."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def explain(bench: Bench, winner: Bound) -> list[dict[str, Any]]:
     A stop that cannot be made or served is left out, and what it would have shown is counted with the next.
     """
     meter = axes().meters[axes().owners[LATENCY]]
+    bench.workshop.deadline = time.monotonic() + MAKING_S
     with contextlib.ExitStack() as stack:
         stops = list(_reachable(bench, ladder(bench.runtime, winner), stack))
         found = race([(worker, bench.probe(made, runtime)) for _, made, runtime, worker in stops], meter, QUICK_BLOCKS)
@@ -97,7 +101,7 @@ def _reachable(
             made = bench.workshop.apply(bench.base, rung.bound.passes, bench.base)
             at_base = made.key == bench.base.key and runtime == bench.runtime
             worker = bench.base_worker if at_base else stack.enter_context(bench.worker(made, runtime))
-        except (Refused, SessionError):
+        except (TrimtabError, TimeoutError):
             missed += rung.changed
             continue
         yield Rung((*missed, *rung.changed), rung.bound), made, runtime, worker

@@ -193,7 +193,9 @@ SPEED_SPREADS: Mapping[str, float] = {
 """Standard deviations of log(measured / predicted latency) that cases share before anything was measured."""
 SPEED_SLOPES: Mapping[str, float] = {"work": 0.15}
 """The same for each e-fold of operations below the base's."""
-QUALITY_SPREADS: Mapping[str, float] = {"kinds": 0.5, "structure": 0.6, "conversion": 0.5, "steps": 0.3}
+QUALITY_SPREADS: Mapping[str, float] = {
+    "kinds": 0.5, "cut": 0.5, "structure": 0.4, "conversion": 0.5, "steps": 0.3
+}  # fmt: skip
 """Standard deviations of the loss beyond the predicted one, in units of the doubt about it."""
 TIMING_NOISE, LEFT_OVER = 0.05, 0.07
 """Noise of a timing, and what no shared property explains, both as standard deviations of a log."""
@@ -211,6 +213,7 @@ def _quality_case(candidate: Candidate) -> Case:
     others = [str(step) for step in candidate.bound.passes if step.stage not in TRAINING]
     groups = {
         "kinds": " ".join(step.name() for step in trained),
+        "cut": " | ".join(str(step) for step in trained if step.stage == "structure"),
         "structure": candidate.structure,
         "conversion": " | ".join(others),
         "steps": candidate.steps,

@@ -174,10 +174,11 @@ class Search:
         if seconds_left <= 0:
             return []
         best, times = self.best_cost, dict[str, float]()
+        known = self._best_of_structures()
         self.predictor.prepare(self.waiting)
         scored = []
         for candidate in self.waiting:
-            gain = self.expected_gain(candidate, best)
+            gain = self.expected_gain(candidate, min(best, known.get(candidate.structure, best)))
             if gain <= WORTH_TRYING:
                 continue
             if candidate.steps not in times:
@@ -203,6 +204,14 @@ class Search:
         """The cost of the cheapest trial that will likely pass; the base's before there is one."""
         costs = [self.cost(trial) for trial in self.eligible() if trial.chance > 0.5]
         return min([self.base_cost, *costs])
+
+    def _best_of_structures(self) -> dict[str, float]:
+        """Return the cheapest trial of each structure: what passes or fails together gains only what lies below it."""
+        found: dict[str, float] = {}
+        for trial in self.eligible():
+            structure = trial.candidate.structure
+            found[structure] = min(self.cost(trial), found.get(structure, math.inf))
+        return found
 
     @property
     def base_cost(self) -> float:
@@ -248,8 +257,9 @@ class Search:
         return loading + len(self.workshop.task.split("validation")) * latency_ms / 1e3
 
     def _corrected(self, what: str, guess: float) -> float:
-        """Return a guess times what guesses about the like were off by so far."""
-        seen = self.slowness.get(what)
+        """Return a guess times what guesses about the like were off by so far, or about all passes for a new one."""
+        others = [ratio for name, ratios in self.slowness.items() if name != MEASURING for ratio in ratios]
+        seen = self.slowness.get(what) or (others if what != MEASURING else [])
         return guess * (fmean(seen[-5:]) if seen else 1.0)
 
     def attempt(self, candidate: Candidate) -> Trial:

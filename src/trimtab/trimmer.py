@@ -226,7 +226,7 @@ def _bench(run: Run) -> Bench:
     base = _base(run)
     asked_for(run.request, base, run.workshop.machine)
     bench = Bench(run.workshop, base, _base_runtime(run, base), run.request.confidence, run.request.memory_limit_mb)
-    bench.call_seconds = min(bench.call_seconds, max(10.0, run.request.within_s / 4))
+    bench.call_seconds = min(bench.call_seconds, max(30.0, run.request.within_s / 4))
     return bench
 
 

@@ -101,7 +101,7 @@ def test_the_contest_from_artefacts_to_the_table(fake, tmp_path, capsys):
     found = {known["name"]: known for known in held["entrants"]}
     assert list(found) == ["trimtab", "base", *VARIANTS]
     assert found["unable"]["dash"] == "it knows no such layers"
-    assert found["error"]["dash"] == "it fails with RuntimeError: first line"
+    assert found["error"]["dash"] == "it fails with RuntimeError: first line second line"
     assert found["crash"]["dash"] == "its script ended with status 3: the last words"
     assert "one: crash: its script ended with status 3" in capsys.readouterr().err
     assert found["forgets"]["dash"] == "it wrote no model.onnx for main"
@@ -202,15 +202,15 @@ def test_the_table_means_only_over_certified_artefacts(tmp_path, monkeypatch):
     peers, artefacts = table.write(tmp_path, ["a", "b", "c"], ["p", "q", "r"])
     lines = [json.loads(line) for line in peers.read_text().splitlines()]
     cell = {(line["name"], line["group"]): line for line in lines}
-    assert cell["p", "geometric mean"]["value"] == pytest.approx(4.0)
-    assert cell["base", "geometric mean"]["value"] == pytest.approx(4.0)
-    assert cell["q", "geometric mean"]["value"] == pytest.approx(3.0)
-    assert cell["q", "geometric mean"]["n"] == 1
+    assert cell["p", "geometric-mean"]["value"] == pytest.approx(4.0)
+    assert cell["base", "geometric-mean"]["value"] == pytest.approx(4.0)
+    assert cell["q", "geometric-mean"]["value"] == pytest.approx(3.0)
+    assert cell["q", "geometric-mean"]["n"] == 1
     assert cell["q", "a"]["value"].startswith("FAIL (")
     assert (cell["r", "b"]["value"], cell["r", "b"]["reason"]) == ("–", "it cannot")
-    assert cell["r", "geometric mean"]["value"] == "–"
-    assert [cell["best peer", group]["value"] for group in "ab"] == [2.0, 3.0]
-    assert cell["best peer", "geometric mean"]["value"] == pytest.approx(6**0.5)
+    assert cell["r", "geometric-mean"]["value"] == "–"
+    assert [cell["best-peer", group]["value"] for group in "ab"] == [2.0, 3.0]
+    assert cell["best-peer", "geometric-mean"]["value"] == pytest.approx(6**0.5)
     reasons = [json.loads(line) for line in artefacts.read_text().splitlines()]
     assert [line["reason"] for line in reasons if line["name"] == "r"] == ["it cannot"]
 
