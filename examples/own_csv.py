@@ -3,7 +3,7 @@
 The same on the command line:
 
     trimtab trim "zoo:mlp | train(epochs=30)" "flowers.csv(target='kind')" \
-        --promise "accuracy >= base - 0.05" --within 2m
+        --promise "accuracy >= base - 0.05" --within 1m
 """
 
 import csv
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
         "zoo:mlp | train(epochs=30)",
         f"{table}(target='kind')",
         "accuracy >= base - 0.05",
-        within="2m",
+        within="1m",
         train=False,
         out=folder / "run",
     )

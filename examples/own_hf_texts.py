@@ -62,7 +62,7 @@ def main(work: Path) -> None:
     encoder = folder(work / "encoder", reviews(work / "reviews.csv"))
     task = f"text:{work / 'reviews.csv'}(target='label', text='review', tokenizer='{encoder}', max_length=32)"
     base = f"hf:{encoder} | train(steps=100, lr=0.002)"
-    result = trimtab.trim(base, task, "accuracy >= base - 0.05", within="4m", train=False, out=work / "run")
+    result = trimtab.trim(base, task, "accuracy >= base - 0.05", within="2m", train=False, out=work / "run")
     print(result.document["sentence"])
     if result.bundle is None:
         sys.exit(3)

@@ -58,7 +58,7 @@ def main(folder: Path) -> None:
     np.savez(folder / "corners.npz", image=images, target=corners, **split)
 
     result = trimtab.trim(
-        f"keras:{path}", folder / "corners.npz", "accuracy >= base - 0.03", within="2m", train=False, out=folder / "run"
+        f"keras:{path}", folder / "corners.npz", "accuracy >= base - 0.03", within="1m", train=False, out=folder / "run"
     )
     print(result.document["sentence"])
     if result.bundle is None:

@@ -3,7 +3,7 @@
 The same on the command line:
 
     trimtab trim "torch:own_lstm_parquet.py:build | train(epochs=5, batch=32, lr=0.005)" \
-        "gestures.parquet(target='gesture')" --promise "accuracy >= base - 0.05" --within 3m
+        "gestures.parquet(target='gesture')" --promise "accuracy >= base - 0.05" --within 90s
 """
 
 import sys
@@ -64,7 +64,7 @@ def main(folder: Path) -> None:
         f"torch:{__file__}:build | train(epochs=5, batch=32, lr=0.005)",
         f"{table}(target='gesture')",
         "accuracy >= base - 0.05",
-        within="3m",
+        within="90s",
         train=False,
         out=folder / "run",
     )

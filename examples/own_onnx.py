@@ -2,7 +2,7 @@
 
 The same on the command line:
 
-    trimtab trim onnx:net.onnx arrays.npz --promise "agreement >= 0.97" --no-train --within 2m
+    trimtab trim onnx:net.onnx arrays.npz --promise "agreement >= 0.97" --no-train --within 1m
 """
 
 import sys
@@ -43,7 +43,7 @@ def main(folder: Path) -> None:
     """Trim the file, then ask the bundle about the first points."""
     folder.mkdir(parents=True, exist_ok=True)
     net, arrays = write_files(folder)
-    result = trimtab.trim(f"onnx:{net}", arrays, "agreement >= 0.97", within="2m", train=False, out=folder / "run")
+    result = trimtab.trim(f"onnx:{net}", arrays, "agreement >= 0.97", within="1m", train=False, out=folder / "run")
     print(result.document["sentence"])
     if result.bundle is None:
         sys.exit(3)

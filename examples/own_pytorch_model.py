@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
     model = Net()
     fit(model, train)
 
-    result = trimtab.trim(model, (train, test), "accuracy >= base - 0.03", within="2m", train=False, out=folder / "run")
+    result = trimtab.trim(model, (train, test), "accuracy >= base - 0.03", within="1m", train=False, out=folder / "run")
     print(result.document["sentence"])
     if result.bundle is None:
         sys.exit(3)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import kit
 import numpy as np
 from environments import ROOT
 from numpy.typing import NDArray
@@ -160,7 +161,7 @@ def ranking(entrant: Entrant, ring: Ring, wanted: Sequence[Runtime]) -> tuple[li
                 worker.run(next(ring.shop.view.batches("validation", 1)).inputs)
                 racers.append((runtime, worker))
             except TrimtabError as error:
-                tried[str(runtime)] = f"it does not run: {error}"
+                tried[str(runtime)] = f"it does not run: {kit.short(error)}"
         if not racers:
             return [], tried
         contestants = [(worker, ring.probe(entrant.model, runtime)) for runtime, worker in racers]
@@ -179,7 +180,7 @@ def _sound(
         try:
             rows = _rows(entrant, runtime, ring, "validation")
         except TrimtabError as error:
-            tried[str(runtime)] = f"it cannot be scored: {error}"
+            tried[str(runtime)] = f"it cannot be scored: {kit.short(error)}"
             continue
         if overall(_judge(ring, rows, "validation")) != "FAIL":
             return runtime, rows

@@ -112,7 +112,8 @@ def work(stand: Stand, name: str, peer: Peer) -> dict[str, Any]:
     out = stand.folder / name
     about = out / "artefact.json"
     given = stand.given()
-    asked = {"base": stand.base.key, "seconds": stand.seconds, "script": peer.path.read_text()}
+    about_base = (given / neutral.META).read_text()
+    asked = {"given": about_base, "seconds": stand.seconds, "script": peer.path.read_text()}
     if about.is_file() and (out / "asked.json").is_file() and json.loads((out / "asked.json").read_text()) == asked:
         return json.loads(about.read_text())
     shutil.rmtree(out, ignore_errors=True)

@@ -16,8 +16,8 @@
 """Intel Neural Compressor 3.10 on torch: its PT2E quantization, static for nets with convolutions, else dynamic.
 
 The release has no ONNX any more. As its document "PyTorch static quantization" says: export, prepare, calibrate,
-convert, torch.compile; `autotune` tries its configurations in order until the promise's metric has lost at most the
-promised margin on validation data, and where none has, the first is shipped.
+convert, torch.compile. Both kinds are tried in this order, as its `autotune` would, until the promise's metric has lost
+at most the promised margin on validation data; where none has, the first is shipped.
 """
 
 from __future__ import annotations

@@ -230,7 +230,7 @@ def main(work: Callable[[Job], None]) -> None:
 
 def short(error: Exception) -> str:
     """Return an error's message in one line that fits a table."""
-    words = " ".join(str(error).split())
+    words = " ".join(str(error).split()) or "no message"
     return words if len(words) <= LINE else f"{words[:LINE]}..."
 
 

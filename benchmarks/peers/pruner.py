@@ -39,8 +39,6 @@ PROJECTIONS = ("query", "key", "value")
 def pruned(net: nn.Module, example: tuple, ratio: float) -> nn.Module:
     """Return a copy with this share of its channels cut."""
     net = copy.deepcopy(net)
-    if any(isinstance(layer, nn.RNNBase) for layer in net.modules()):
-        raise kit.Unable("it knows no recurrent layers (nn.LSTM, nn.GRU): its dependency graph cannot be built")
     heads = _heads(net)
     pruner = torch_pruning.pruner.BasePruner(
         net,

@@ -25,7 +25,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 from urllib.parse import unquote, urljoin, urlsplit
@@ -198,7 +198,7 @@ def _run_client(parcel: Parcel, folder: Path) -> None:
 
 
 def _pip() -> list[str]:
-    return [sys.executable, "-m", "pip"] if find_spec("pip") else ["pip"]
+    return [sys.executable, "-m", "pip"] if any(metadata.distributions(name="pip")) else ["pip"]
 
 
 def _pip_settings() -> dict[str, str]:

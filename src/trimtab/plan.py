@@ -172,7 +172,7 @@ class Predictor:
     def _speed_case(self, candidate: Candidate) -> Case:
         runtime, facts = candidate.bound.runtime, candidate.facts
         name = runtime.name() if runtime else ""
-        precision = f"{facts.weight_bits < 16} {facts.activation_bits < 16} {facts.dynamic}"
+        precision = f"{facts.weight_bits < 32} {facts.activation_bits < 16} {facts.dynamic}"
         groups = {
             "all": "",
             "runtime": name,
@@ -197,7 +197,7 @@ QUALITY_SPREADS: Mapping[str, float] = {
     "kinds": 0.5, "cut": 0.5, "structure": 0.4, "conversion": 0.5, "steps": 0.3
 }  # fmt: skip
 """Standard deviations of the loss beyond the predicted one, in units of the doubt about it."""
-TIMING_NOISE, LEFT_OVER = 0.05, 0.07
+TIMING_NOISE, LEFT_OVER = 0.08, 0.15
 """Noise of a timing, and what no shared property explains, both as standard deviations of a log."""
 SCORE_NOISE, LEAST_DOUBT = 0.002, 0.001
 """Noise of a loss read on validation, and the least doubt about an expected one, as shares."""

@@ -18,6 +18,8 @@ from trimtab.maths.roofline import roofline_s
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
 
+LEAST_BITS = 3.5
+"""No kernel here multiplies weights of fewer bits."""
 LONE_CORE_GBS = 25.0
 """Bandwidth of one thread that streams weights, in 1e9 bytes a second, as measured with an MLP of 23 MB."""
 
@@ -42,16 +44,28 @@ class Speed:
 
     def latency_ms(self, facts: Facts, machine: Machine, threads: int) -> float:
         """Return the expected milliseconds of one example; 0 where the machine's rates are not known."""
-        share = min(threads, machine.cores) / machine.cores
-        peak = _peak(facts, machine.peak_gflops) * 1e9 * share * self.efficiency
+        share, bits = min(threads, machine.cores) / machine.cores, _working_bits(facts)
+        peak = _peak(facts, bits, machine.peak_gflops) * 1e9 * share * self.efficiency
         if not peak or not machine.bandwidth_gbs:
             return 0.0
         overhead = (self.call_us + self.layer_us * sum(facts.layers.values())) / 1e6
         bandwidth = min(machine.bandwidth_gbs, LONE_CORE_GBS * threads) * 1e9
         read = facts.parameters - facts.parameters_by.get("embedding", 0)  # of a table, a few rows are read
-        return 1e3 * roofline_s(2.0 * facts.operations, read * facts.weight_bits / 8, peak, bandwidth, overhead)
+        return 1e3 * roofline_s(2.0 * facts.operations, read * bits / 8, peak, bandwidth, overhead)
 
 
-def _peak(facts: Facts, peaks: Mapping[str, float]) -> float:
-    whole = facts.weight_bits < 16 and facts.activation_bits <= 8
-    return peaks.get("int8", peaks.get("fp32", 0.0)) if whole else peaks.get("fp32", 0.0)
+def _working_bits(facts: Facts) -> float:
+    """Return the mean bits of the weights that are multiplied: a table of embeddings often stays in float."""
+    table = facts.parameters_by.get("embedding", 0) / max(facts.parameters, 1)
+    others = (facts.weight_bits - 32.0 * table) / (1 - table) if table < 1 else facts.weight_bits
+    return others if others >= LEAST_BITS else facts.weight_bits
+
+
+def _peak(facts: Facts, bits: float, peaks: Mapping[str, float]) -> float:
+    """Return the rate at which a mix of 8-bit and float products is computed; the mean bits tell the mix."""
+    plain = peaks.get("fp32", 0.0)
+    whole = peaks.get("int8", plain)
+    if facts.activation_bits > 8 or not plain or not whole:
+        return plain
+    share = min(1.0, max(0.0, (32.0 - bits) / 24.0))
+    return 1 / (share / whole + (1 - share) / plain)
