@@ -13,7 +13,7 @@ from trimtab.maths.metrics import CORRECT, LOG_LOSS, Agreement, ClassScore, Mean
 from trimtab.tasks import open_task
 from trimtab.values.promise import Promise
 from trimtab.values.task import Example, Metric, Task
-from trimtab.verify import Evidence, judge, overall
+from trimtab.verify import Evidence, decidable, judge, overall
 
 
 class ErrorRate(Metric):
@@ -291,3 +291,13 @@ def test_a_rare_class_that_happened_to_lose_nothing_proves_nothing():
         judgements = judge([Promise.parse("recall_macro >= base - 0.02")], Evidence(task, examples, *rows), 0.95)
         passed += judgements[0].verdict == "PASS"
     assert passed == 0
+
+
+def test_a_share_that_may_not_grow_can_be_too_tight_as_well():
+    class Fifty(Judged):
+        def split(self, name):
+            return [Example(str(number), {}) for number in range(50)]
+
+    texts = ("error_rate <= base + 0.001", "error_rate <= base + 0.2", "error_rate <= 0.01", "error_rate <= 0.2")
+    found = decidable(Fifty(), [Promise.parse(text) for text in texts], 0.95)
+    assert [each["possible"] for each in found] == [False, True, False, True]

@@ -295,13 +295,14 @@ def decidable(task: Task, promises: Iterable[Promise], confidence: float) -> lis
         _decidable_one(one, counts[one.slice] if one.slice else len(examples), confidence)
         for promise in promises
         for one in promise.expand(groups)
-        if promise.check(task).binary and one.factor in (0, 1) and one.relation == ">="
+        if promise.check(task).binary and one.factor in (0, 1)
     ]
 
 
 def _decidable_one(promise: Promise, n: int, confidence: float) -> dict[str, Any]:
     """Without a single changed answer a share is known to `never_seen_bound`; a good model changes a few."""
-    margin = abs(promise.offset) if promise.factor else 1 - promise.offset
+    room = 1 - promise.offset if promise.relation == ">=" else promise.offset
+    margin = abs(promise.offset) if promise.factor else room
     least = never_seen_bound(n, confidence)
     likely = smallest_decidable_margin(n, LIKELY_DISCORDANCE, 1 - confidence)
     if margin < least:
