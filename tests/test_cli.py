@@ -478,7 +478,8 @@ def test_a_closed_pipe_ends_it_quietly(how):
 
 
 SLOW = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite run in the background inherits that it is ignored
 sys.path.insert(0, sys.argv[1])
 from workbench import working
 from trimtab import cli
