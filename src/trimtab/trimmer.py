@@ -72,6 +72,8 @@ class Run:
     earlier_s: float = 0.0
     """Seconds spent on this run by processes before this one."""
     crew: Crew | None = None
+    testing_s: float = 0.0
+    """Seconds that scoring the base on the test split is expected to take."""
     packed: Trial | None = None
     """The trial whose bundle lies in the run folder so far."""
     seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "converting": 0.0, "measuring": 0.0})
@@ -85,7 +87,7 @@ class Run:
     def deadline(self) -> float:
         """The `time.monotonic()` at which the search ends, keeping back time to verify."""
         within = self.request.within_s
-        reserve = max(RESERVE * within, min(RESERVE_S, within / 2))
+        reserve = max(RESERVE * within, min(RESERVE_S + self.testing_s, within / 2))
         return self.started + max(0.0, within - reserve - self.earlier_s)
 
     @contextlib.contextmanager
@@ -313,6 +315,7 @@ def _measure_base(run: Run, search: Search) -> None:
         if name not in bench.base_figures or bench.base_figures[name].value <= 0:
             raise UsageError(f"{name} cannot be read of the base here: the machine's facts lack its price or its power")
     search.predictor.base_latency_ms = bench.base_figures["latency_ms"].value
+    run.testing_s = bench.test_size * bench.base_figures["latency_ms"].value / 1e3
     search.predictor.learn(Candidate(Bound((), bench.runtime), search.base.model.facts), bench.base_figures, None)
 
 
