@@ -17,12 +17,12 @@ import trimtab
 
 
 def write_files(folder: Path, rows: int = 3000) -> tuple[Path, Path]:
-    """Write a net of three layers that tells ten clouds of points apart, and points without their answers."""
+    """Write a net of three wide layers that tells ten clouds of points apart, and points without their answers."""
     chance = np.random.default_rng(0)
     centres = chance.normal(size=(10, 64))
     clouds = chance.integers(0, 10, rows)
     points = (centres[clouds] + 0.6 * chance.normal(size=(rows, 64))).astype(np.float32)
-    first, second = (chance.normal(scale=size**-0.5, size=(size, 512)).astype(np.float32) for size in (64, 512))
+    first, second = (chance.normal(scale=size**-0.5, size=(size, 2048)).astype(np.float32) for size in (64, 2048))
     hidden = np.maximum(np.maximum(points @ first, 0) @ second, 0)
     last = np.linalg.lstsq(hidden, np.eye(10)[clouds], rcond=None)[0].astype(np.float32)
     weights = {"first": first, "second": second, "last": last}
