@@ -13,10 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import small_data
 from small_texts import tokenizer_text, write_encoder, write_reviews
+from step_graph import step_graph
 from trimtab.apply import Workshop
 from trimtab.errors import CorruptFile, MissingExtra, UnsafeFile
 from trimtab.meters import Probe
@@ -228,6 +230,7 @@ def test_tasks(name, recipe, tmp_path):
 def view_of(name):
     toy = lambda: registry("tasks").take("toy")(examples=90)  # noqa: E731
     makers = {"toy": toy, "sequences": sequences, "texts": lambda: reviews(Path(tempfile.mkdtemp()))}
+    makers["speech"] = lambda: small_speech(Path(tempfile.mkdtemp()))
     downloaded = ("cmudict", "fashion_mnist", "japanese_vowels", "movielens")
     makers |= {each: lambda each=each: getattr(small_data, each)(Path(tempfile.mkdtemp())) for each in downloaded}
     return TaskView(makers[name]() if name in makers else registry("tasks").take(name)())
@@ -241,6 +244,9 @@ def made(tmp_path_factory):
     @cache
     def make(name):
         text, task = MODELS[name]
+        if name == "stepwise":
+            text = f"onnx:{tmp_path_factory.mktemp('step') / 'step.onnx'}"
+            onnx.save(step_graph(wide=576, answers=1), text.removeprefix("onnx:"))
         return Workshop(view_of(task).task, store, Machine("plain", 2, ("avx2",))).open(text)
 
     return make
@@ -257,6 +263,8 @@ MODELS = {
     "resnet onnx": (f"zoo:resnet(width=8) | {EXPORT}", "digits"),
     "gru onnx": (f"zoo:gru(width=8) | {EXPORT}", "sequences"),
     "transformer onnx": ("zoo:transformer(width=16, depth=1) | onnx", "sequences"),
+    "greedy": (f"zoo:g2p(width=8, pretrained=False) | {EXPORT}", "cmudict"),
+    "stepwise": ("onnx:", "speech"),
     "resnet int8": (f"zoo:resnet(width=8) | {EXPORT} | quantize(samples=16)", "digits"),
 }
 
@@ -373,6 +381,8 @@ PASSES = {
         ("mlp onnx", "quantize(weights=7, samples=16, calibration='percentile')"),
         ("mlp onnx", "quantize(method='dynamic')"),
     ],
+    "loop": [("greedy", "loop")],
+    "unroll": [("stepwise", "unroll")],
     "simplify": [("resnet onnx", "simplify"), ("gru onnx", "simplify(batch=1)")],
     "train": [("mlp", "train(steps=4)"), ("resnet", "train(steps=2)")],
 }
@@ -440,8 +450,6 @@ def null_worker(made):
 
 def outside(folder, made):
     """Return a model whose weights are said to lie outside its folder."""
-    import onnx
-
     part = made("mlp onnx").model.main
     proto = onnx.load(part.path / "model.onnx")
     (folder / "part").mkdir()

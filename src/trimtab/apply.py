@@ -179,7 +179,7 @@ class Workshop:
                 make=lambda text: self.apply(made, bind(text).passes, base or made).model,
                 progress=self.progress,
             )
-            model = gather(step.apply(made.model, context), scratch)
+            model = as_often(made.model, gather(step.apply(made.model, context), scratch))
             replace(model, lineage=(*made.model.lineage, str(step))).save(scratch)
 
         result = self._made(key, build)
@@ -301,6 +301,15 @@ def check_answers(model: Model, task: Task) -> None:
             f"the model answers with {classes} numbers, and {task.name} has {len(task.labels)} classes "
             f"({', '.join(task.labels[:5])}, ...): give it one output a class"
         )
+
+
+def as_often(before: Model, after: Model) -> Model:
+    """Return `after` with its parts called as often as those of `before`, where the program is the same."""
+    if after.program != before.program:
+        return after
+    calls = {name: part.facts.calls for name, part in before.parts.items()}
+    parts = {name: replace(p, facts=replace(p.facts, calls=calls.get(name, 1))) for name, p in after.parts.items()}
+    return after.map_parts(parts)
 
 
 def gather(model: Model, folder: Path) -> Model:

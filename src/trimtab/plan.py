@@ -143,7 +143,7 @@ class Predictor:
             "latency_ms": (latency, "ms", latency / wide, latency * wide),
             "size_mb": (facts.size_mb, "MB", None, None),
             "parameters": (float(facts.parameters), "", None, None),
-            "operations": (float(facts.operations), "MAC", None, None),
+            "operations": (float(facts.operations * facts.calls), "MAC", None, None),
             "quality_loss": (loss, "share", loss - Z90 * doubt, loss + Z90 * doubt),
         }
         return {name: Figure(name, *entry, origin="predicted") for name, entry in plain.items()}
@@ -182,8 +182,8 @@ class Predictor:
             "structure": candidate.structure,
             "steps": candidate.steps,
         }
-        work = math.log(max(facts.operations, 1) / max(self.base_facts.operations, 1))
-        return Case(groups, {"work": work})
+        ours, base = (max(each.operations * each.calls, 1) for each in (facts, self.base_facts))
+        return Case(groups, {"work": math.log(ours / base)})
 
 
 SPEED_SPREADS: Mapping[str, float] = {

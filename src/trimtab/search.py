@@ -49,7 +49,9 @@ BROKEN = 1e6
 """How many times dearer a base that breaks a limit counts than it is."""
 MEASURING = "measuring"
 """What measuring is called among the passes."""
-GUESS_SECONDS = {"fit": 30.0, "structure": 3.0, "recover": 20.0, "export": 5.0, "graph": 3.0, "precision": 3.0}
+GUESS_SECONDS = {
+    "fit": 30.0, "structure": 3.0, "recover": 20.0, "export": 5.0, "graph": 3.0, "precision": 3.0, "program": 1.0
+}  # fmt: skip
 """Expected time of a pass that cannot tell, by stage."""
 
 

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from trimtab.errors import Refused
-from trimtab.passes import Context, _graph
-from trimtab.run import onnx_files
+from trimtab.passes import Context, _fold, _graph
+from trimtab.run import onnx_check, onnx_files
 from trimtab.sources.onnx import OnnxFile
 from trimtab.values.task import Batch, Example, Task, TaskView
 
@@ -161,8 +161,8 @@ def test_sizes_that_vary_stay_free(model, context):
 
 
 def test_a_graph_that_would_answer_otherwise_is_refused(model, context, monkeypatch):
-    def broken(proto, context):
-        proto = module_folded(proto, context)
+    def broken(proto, check_time):
+        proto = module_folded(proto, check_time)
         tensor = next(t for t in proto.graph.initializer if len(t.dims) == 2)
         tensor.CopyFrom(numpy_helper.from_array(WEIGHT + 0.01, tensor.name))
         return proto
@@ -177,7 +177,7 @@ def test_a_graph_that_the_optimizer_cannot_read_is_refused(model, context, monke
     def fails(*_, **__):
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr(module, "optimize_ir", fails)
+    monkeypatch.setattr(_fold, "optimize_ir", fails)
     with pytest.raises(Refused, match="cannot simplify this graph: no such thing"):
         Simplify().apply(model, context)
 
@@ -201,3 +201,42 @@ def test_it_is_offered_with_and_without_a_batch(model, machine):
 )
 def test_differences(ours, theirs, wanted):
     assert _graph._difference(ours, theirs) == pytest.approx(wanted)
+
+
+LOOK_UP = [("Gather", "table index", "row", {}), ("Gemm", "row w b", "output", {"transB": 1})]
+
+
+def looking_up(make_onnx, folder, rows, nodes=LOOK_UP):
+    """Write a table of `rows` rows of 6 that a product with 2 outputs reads."""
+    rng = np.random.default_rng(0)
+    constants = {"table": rng.normal(size=(rows, 6)), "w": rng.normal(size=(2, 6)), "b": rng.normal(size=2)}
+    constants = {name: value.astype(np.float32) for name, value in constants.items()}
+    specs = [("index", "int64", ["batch"])], [("output", "float32", ["batch", 2])]
+    return onnx.load(make_onnx(folder, nodes, *specs, constants).path / "model.onnx"), constants
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_table_that_one_product_reads_holds_its_results(make_onnx, tmp_path, rows):
+    before, c = looking_up(make_onnx, tmp_path / "main", rows)
+    after = _fold.folded(before, lambda: None)
+    assert [node.op_type for node in after.graph.node] == ["Gather"]
+    index = np.arange(rows)
+    (found,) = onnx_check.session(after.SerializeToString()).run(None, {"index": index})
+    np.testing.assert_allclose(found, c["table"] @ c["w"].T + c["b"], rtol=1e-5)
+
+
+SCALED = [LOOK_UP[0], ("Gemm", "row w b", "output", {"transB": 1, "alpha": 0.5})]
+READ_TWICE = [
+    *[LOOK_UP[0], ("Gemm", "row w b", "half", {"transB": 1})],
+    *[("ReduceMax", "row", "top", {"axes": [1]}), ("Add", "half top", "output", {})],
+]
+
+
+@pytest.mark.parametrize("nodes", [SCALED, READ_TWICE], ids=["scaled", "read twice"])
+def test_other_tables_stay(make_onnx, tmp_path, nodes):
+    before, _ = looking_up(make_onnx, tmp_path / "main", 5, nodes)
+    after = _fold.folded(before, lambda: None)
+    assert "Gemm" in [node.op_type for node in after.graph.node]
+    index = {"index": np.arange(5)}
+    found, wanted = (onnx_check.session(one.SerializeToString()).run(None, index)[0] for one in (after, before))
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)

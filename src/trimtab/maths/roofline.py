@@ -54,7 +54,7 @@ def under_the_roof(machine: Machine, points: Mapping[str, tuple[Facts, float]]) 
         if moved <= 0 or latency_ms <= 0 or not facts.operations:
             continue
         precision = "int8" if facts.weight_bits < 16 and facts.activation_bits <= 8 else "fp32"
-        intensity, rate = 2 * facts.operations / moved, 2 * facts.operations / latency_ms / 1e6
+        intensity, rate = 2 * facts.operations / moved, 2 * facts.operations * facts.calls / latency_ms / 1e6
         roof = min(peaks.get(precision, 0.0), intensity * bandwidth)
         line = {"name": name, "operations": 2 * facts.operations, "bytes": moved, "intensity": intensity}
         lines.append(line | {"gflops": rate, "precision": precision, "share_of_roof": rate / roof if roof else None})

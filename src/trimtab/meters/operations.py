@@ -15,10 +15,13 @@ class Operations(Meter):
     figures: ClassVar[Mapping[str, Axis]] = {"operations": Axis("MAC"), "parameters": Axis("1")}
 
     def read(self, session: Remote, probe: Probe) -> Reading:
-        """Return the sums over parts, each run once: a loop's or a cascade's true work depends on the example."""
+        """Return the sums over parts: a decoder's or a cascade's true work depends on the example."""
         facts = [part.facts for part in probe.model.parts.values()]
-        conditions = {"program": type(probe.model.program).__name__.lower(), "each part": "once"}
-        sums = {"operations": sum(f.operations for f in facts), "parameters": sum(f.parameters for f in facts)}
+        conditions = {"program": type(probe.model.program).__name__.lower(), "each part": "once, or once a step"}
+        sums = {
+            "operations": sum(f.operations * f.calls for f in facts),
+            "parameters": sum(f.parameters for f in facts),
+        }
         return Reading(
             tuple(
                 Figure(name, float(value), self.figures[name].unit, n=1, conditions=conditions)

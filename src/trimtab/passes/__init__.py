@@ -22,8 +22,8 @@ from trimtab.values.task import TaskView
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Stage = Literal["fit", "structure", "recover", "export", "graph", "precision"]
-STAGES: tuple[Stage, ...] = ("fit", "structure", "recover", "export", "graph", "precision")
+Stage = Literal["fit", "structure", "recover", "export", "graph", "precision", "program"]
+STAGES: tuple[Stage, ...] = ("fit", "structure", "recover", "export", "graph", "precision", "program")
 Use = Literal["train", "validation", "base", "seed", "machine"]
 
 Statistics: TypeAlias = "Mapping[str, Mapping[str, NDArray[Any]]]"

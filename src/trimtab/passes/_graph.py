@@ -107,7 +107,10 @@ def saved(model: onnx.ModelProto, part: Part, context: Context, name: str, sizes
         if part.signature.state.get(value.name) in shapes:
             value.type.tensor_type.shape.CopyFrom(shapes[part.signature.state[value.name]])
     written = onnx_files.save(model, context.scratch / name, {**sizes, "batch": 1})
-    kept = {key: getattr(part.facts, key) for key in ("quality_loss", "cut", "blocks", "dynamic", "activation_bits")}
+    kept = {
+        key: getattr(part.facts, key)
+        for key in ("quality_loss", "cut", "blocks", "calls", "dynamic", "activation_bits")
+    }
     facts = replace(written.facts, **kept) if sizes else replace(part.facts, parameters=written.facts.parameters)
     inputs = {spec.name for spec in written.signature.inputs}
     state = {output: name for output, name in part.signature.state.items() if name in inputs}

@@ -8,19 +8,13 @@ quantizers look for them. Convolution, batch norm and activation are left as the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import onnx
-from onnx import helper, numpy_helper
-from onnx_ir.passes import common
-from onnxscript import ir
-from onnxscript.optimizer import optimize_ir
 
-from trimtab.errors import Refused
 from trimtab.passes import Context, Pass, Stage, Use
+from trimtab.passes._fold import folded
 from trimtab.passes._graph import check_same, count_nodes, example_sizes, first_batch, outputs_read, saved, set_sizes
 from trimtab.run import onnx_check, onnx_facts, onnx_files
 from trimtab.values.facts import Facts
@@ -28,10 +22,6 @@ from trimtab.values.machine import Machine
 from trimtab.values.model import Model, Part, Scan, Single
 
 BRANCHES = ("If",)
-ROUNDS = 4
-"""Times that folding and inferring shapes alternate, at most: each may open the way for the other."""
-LARGEST = 2**24
-"""Elements up to which a tensor is folded."""
 ALLOWED = 1e-4
 """Largest difference of the outputs, as a share of the largest: folding rounds otherwise, and does no more."""
 
@@ -47,6 +37,7 @@ class Simplify(Pass):
 
     formats: ClassVar[Mapping[str, str]] = {"onnx": "onnx"}
     stage: ClassVar[Stage] = "graph"
+    version: ClassVar[int] = 2
     uses: ClassVar[frozenset[Use]] = frozenset({"train", "validation"})
 
     def __post_init__(self) -> None:
@@ -97,65 +88,13 @@ class Simplify(Pass):
         outputs = _drop(proto.graph.output, lambda value: kept is not None and value not in kept)
         set_sizes(proto, fixed)
         with onnx_check.quietly():
-            proto = folded(proto, context)
+            proto = folded(proto, context.check_time)
         used = _read(proto)
         inputs = _drop(proto.graph.input, lambda value: value not in used)
         notes: dict[str, Any] = {}
         notes |= {"nodes": [counts[0], count_nodes(proto)], "branches": [counts[1], count_nodes(proto, BRANCHES)]}
         notes |= {"outputs_dropped": outputs, "inputs_dropped": inputs, "sizes": fixed}
         return saved(proto, part, context, name, sizes), notes
-
-
-def folded(model: onnx.ModelProto, context: Context) -> onnx.ModelProto:
-    """Return the graph with everything folded that constants and known sizes decide.
-
-    Raises:
-        Refused: the optimizer cannot read the graph.
-    """
-    count = -1
-    for _ in range(ROUNDS):
-        context.check_time()
-        try:
-            graph = ir.serde.deserialize_model(model)
-            optimize_ir(graph, should_fold=_should_fold, input_size_limit=LARGEST, output_size_limit=LARGEST)
-            common.ClearMetadataAndDocStringPass()(graph)
-            model = ir.serde.serialize_model(graph)
-        except Exception as error:
-            raise Refused(f"onnxscript cannot simplify this graph: {error}") from error
-        with suppress(onnx.shape_inference.InferenceError, ValueError):
-            model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        if not _settle_sizes(model) and count_nodes(model) == count:
-            break
-        count = count_nodes(model)
-    del model.graph.value_info[:]
-    return model
-
-
-def _settle_sizes(model: onnx.ModelProto) -> int:
-    """Turn every size that is taken out of a shape and known into a constant, in place; return how many.
-
-    The optimizer itself does so for a list of axes with the attribute written out, and exporters mostly write neither.
-    """
-    graph = model.graph
-    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.input, *graph.value_info)}
-    taken = {name for node in graph.node if node.op_type == "Gather" for name in node.input[1:]}
-    axes = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in taken}
-    count = 0
-    for inner in onnx_facts.graphs_of(model):
-        measured = {n.output[0]: n.input[0] for n in inner.node if n.op_type == "Shape" and not n.attribute}
-        for node in inner.node:
-            dims = shapes.get(measured.get(node.input[0], "")) if node.op_type == "Gather" else None
-            chosen = [dims[axis] for axis in axes[node.input[1]].ravel()] if dims and node.input[1] in axes else []
-            if chosen and all(dim.HasField("dim_value") for dim in chosen):
-                sizes = np.array([dim.dim_value for dim in chosen]).reshape(axes[node.input[1]].shape)
-                node.CopyFrom(helper.make_node("Constant", [], node.output, value=numpy_helper.from_array(sizes)))
-                count += 1
-    return count
-
-
-def _should_fold(node: Any) -> bool | None:
-    """Fold tensors that are filled with one value too, which the optimizer leaves: paddings are made of them."""
-    return True if node.op_type == "ConstantOfShape" and node.domain == "" else None
 
 
 def _drop(values: Any, needless: Callable[[str], bool]) -> list[str]:

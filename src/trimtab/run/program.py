@@ -232,4 +232,16 @@ def _in_pieces(model: Model, session: Session, inputs: Values, size: int) -> Out
     for start in range(0, rows, size):
         index = np.minimum(np.arange(start, start + size), rows - 1)
         gathered.append(_drive(model, session, {name: array[index] for name, array in inputs.items()}))
-    return {name: np.concatenate([outputs[name] for outputs in gathered])[:rows] for name in gathered[0]}
+    return {name: _joined([outputs[name] for outputs in gathered])[:rows] for name in gathered[0]}
+
+
+def _joined(pieces: list[NDArray[Any]]) -> NDArray[Any]:
+    """Lay pieces one below the other; a decoder's end at different steps: what then follows is the stop token, or 0."""
+    longest = max((piece.shape[1] for piece in pieces if piece.ndim == 2), default=0)
+    filled = [
+        np.pad(piece, ((0, 0), (0, longest - piece.shape[1])), "edge" if piece.dtype.kind in "iu" else "constant")
+        if piece.ndim == 2 and piece.shape[1] < longest
+        else piece
+        for piece in pieces
+    ]
+    return np.concatenate(filled)

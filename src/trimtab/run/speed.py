@@ -51,7 +51,7 @@ class Speed:
         overhead = (self.call_us + self.layer_us * sum(facts.layers.values())) / 1e6
         bandwidth = min(machine.bandwidth_gbs, LONE_CORE_GBS * threads) * 1e9
         read = facts.parameters - facts.parameters_by.get("embedding", 0)  # of a table, a few rows are read
-        return 1e3 * roofline_s(2.0 * facts.operations, read * bits / 8, peak, bandwidth, overhead)
+        return 1e3 * facts.calls * roofline_s(2.0 * facts.operations, read * bits / 8, peak, bandwidth, overhead)
 
 
 def _working_bits(facts: Facts) -> float:

@@ -113,7 +113,9 @@ def _opened(path: Path, folder: Path, task: TaskView, reading: Reading) -> Model
     target.write_bytes(model.SerializeToString())
     whole = onnx_files.load(target)
     signature = replace(onnx_files.signature(whole), state=state)
-    part = Part("onnx", folder, signature, onnx_files.facts(whole, _sizes(signature.inputs, given)))
+    facts = onnx_files.facts(whole, _sizes(signature.inputs, given))
+    calls = max((len(given[name]) for name in fitted.over), default=1)
+    part = Part("onnx", folder, signature, replace(facts, calls=calls))
     notes |= {"renamed": changed, "state": state, "over": list(fitted.over)}
     return Model(
         {"main": part},

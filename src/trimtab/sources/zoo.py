@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,8 @@ def _g2p(step: Step, scratch: Path, task: TaskView) -> Model:
         part: artefact.save(net, scratch / part, signature, builds[part], (), batch)
         for (part, net), signature in zip(nets.items(), _zoo_g2p.signatures(width).values(), strict=True)
     }
+    decoder, said = parts["decoder"], np.asarray(known.targets) >= 0
+    parts["decoder"] = replace(decoder, facts=replace(decoder.facts, calls=round(said.sum() / len(said))))
     return Model(parts, _zoo_g2p.PROGRAM, task.task.frontend(), (f"zoo:{step}",))
 
 

@@ -18,7 +18,7 @@ class Facts:
     format: str
     parameters: int
     operations: int
-    """Multiply-accumulates for one example."""
+    """Multiply-accumulates of one call for one example."""
     layers: Mapping[str, int] = field(default_factory=dict)
     """How many layers of each kind: conv, linear, lstm, gru, attention, embedding, norm."""
     weight_bits: float = 32.0
@@ -33,6 +33,8 @@ class Facts:
     """Parameters by kind of layer; empty where they were not told apart."""
     blocks: int = 0
     """How many blocks in a row have the same shape and could be left out one by one (layers of an encoder)."""
+    calls: int = 1
+    """How many times the part is called for one example: once a step where a sequence is walked along."""
     dynamic: bool = False
     """Activations are quantized with ranges found at each call, which costs time."""
 

@@ -263,6 +263,8 @@ class Model:
         if len(facts) == 1:
             return replace(self.main.facts, format=self.format)
         kinds = {kind for each in facts.values() for kind in (*each.layers, *each.operations_by, *each.parameters_by)}
+        calls = max(each.calls for each in facts.values())
+        shares = {name: shares.get(name, 1) * each.calls / calls for name, each in facts.items()}
 
         def total(field: str, weights: Mapping[str, float]) -> dict[str, int]:
             sums = {k: sum(getattr(f, field).get(k, 0) * weights.get(n, 1) for n, f in facts.items()) for k in kinds}
@@ -272,11 +274,12 @@ class Model:
             self.main.facts,
             format=self.format,
             parameters=sum(each.parameters for each in facts.values()),
-            operations=round(sum(each.operations * shares.get(name, 1) for name, each in facts.items())),
+            operations=round(sum(each.operations * shares[name] for name, each in facts.items())),
             layers=total("layers", {}),
             operations_by=total("operations_by", shares),
             parameters_by=total("parameters_by", {}),
             dynamic=any(each.dynamic for each in facts.values()),
+            calls=calls,
         )
 
     def map_parts(self, change: Mapping[str, Part], **others: Any) -> Model:
