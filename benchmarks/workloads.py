@@ -80,6 +80,7 @@ WORKLOADS = {
             "zoo:resnet | train(epochs=5)",
             "mnist5k",
             ("accuracy >= base - 0.01",),
+            within="3m",
             small=("zoo:resnet(width=8) | train(epochs=1)", "digits", ""),
         ),
         Workload(
@@ -88,6 +89,7 @@ WORKLOADS = {
             "zoo:efficientnet_lite0(pretrained=True) | train(epochs=4, lr=0.001, batch=32)",
             "fashion_mnist(size=64)",
             ("accuracy >= base - 0.01",),
+            within="6m",
             small=(
                 "zoo:efficientnet_lite0(pretrained=True) | train(steps=2)",
                 "fashion_mnist(size=32, limit=100, validation=50)",
@@ -100,6 +102,7 @@ WORKLOADS = {
             "hf:minilm-l6 | train(epochs=1, batch=32, lr=0.00005)",
             "sentiment(domain='movie')",
             ("accuracy >= base - 0.01",),
+            within="5m",
             small=("hf:minilm-l6 | train(steps=1, batch=4)", "", ""),
         ),
         Workload(
@@ -108,6 +111,7 @@ WORKLOADS = {
             "hf:minilm-l6 | train(steps=160, batch=16, lr=0.0002)",
             "newsgroups(max_length=256)",
             ("accuracy >= base - 0.01",),
+            within="8m",
             small=("hf:minilm-l6 | train(steps=1, batch=4)", "newsgroups(max_length=16)", ""),
         ),
         Workload(
@@ -116,17 +120,19 @@ WORKLOADS = {
             "zoo:lstm(width=128, depth=2) | train(epochs=30, lr=0.003, clip=1.0)",
             "japanese_vowels",
             ("accuracy >= base - 0.03",),
+            within="3m",
             small=("zoo:lstm(width=16) | train(epochs=2)", "", ""),
         ),
-        Workload("rnn-seq2seq", "rnn", "zoo:g2p", "cmudict", ("word_error <= base + 0.01",)),
-        Workload("onnx-recurrent", "rnn", "onnx:silero", "speech", ("agreement >= 0.99",)),
-        Workload("onnx-detector", "detector", "onnx:rapidocr", "text_boxes(images=1000)", ("agreement >= 0.97",)),
+        Workload("rnn-seq2seq", "rnn", "zoo:g2p", "cmudict", ("word_error <= base + 0.01",), "3m"),
+        Workload("onnx-recurrent", "rnn", "onnx:silero", "speech", ("agreement >= 0.99",), "3m"),
+        Workload("onnx-detector", "detector", "onnx:rapidocr", "text_boxes(images=1000)", ("agreement >= 0.97",), "4m"),
         Workload(
             "recommender",
             "recommender",
             "zoo:neumf(width=32) | train(epochs=30, lr=0.003, batch=32, weight_decay=1.0)",
             "movielens",
             ("ndcg_10 >= base * 0.95",),
+            within="3m",
             small=("zoo:neumf | train(epochs=1)", "", ""),
         ),
     )

@@ -230,6 +230,7 @@ def test_tasks(name, recipe, tmp_path):
 def view_of(name):
     toy = lambda: registry("tasks").take("toy")(examples=90)  # noqa: E731
     makers = {"toy": toy, "sequences": sequences, "texts": lambda: reviews(Path(tempfile.mkdtemp()))}
+    makers["large"] = lambda: small_data.fashion_mnist(Path(tempfile.mkdtemp()), size=64)
     makers["speech"] = lambda: small_speech(Path(tempfile.mkdtemp()))
     downloaded = ("cmudict", "fashion_mnist", "japanese_vowels", "movielens")
     makers |= {each: lambda each=each: getattr(small_data, each)(Path(tempfile.mkdtemp())) for each in downloaded}
@@ -258,6 +259,7 @@ MODELS = {
     "mlp": ("zoo:mlp(width=8) | train(steps=12)", "toy"),
     "resnet": ("zoo:resnet(width=8)", "digits"),
     "gru": ("zoo:gru(width=8)", "sequences"),
+    "wide images": ("zoo:resnet(width=8)", "large"),
     "transformer": ("zoo:transformer(width=32, depth=2)", "sequences"),
     "mlp onnx": (f"zoo:mlp(width=8) | train(steps=12) | {EXPORT}", "toy"),
     "resnet onnx": (f"zoo:resnet(width=8) | {EXPORT}", "digits"),
@@ -363,6 +365,8 @@ def test_every_net_of_the_zoo_is_checked():
 
 PASSES = {
     "cascade": [("resnet", "cascade(first='prune(0.5) | distill(steps=2)', loss=0.9)")],
+    "downscale": [("wide images", "downscale")],
+    "truncate": [("gru", "truncate")],
     "distill": [("mlp", "distill(steps=4)")],
     "drop_layers": [("transformer", "drop_layers"), ("transformer", "drop_layers(keep=1, method='even')")],
     "early_exit": [("resnet", "early_exit(steps=2, loss=0.9)")],

@@ -1,0 +1,169 @@
+"""What a net reads becomes smaller in front of it: images by averaging, sequences by leaving off their end."""
+
+import numpy as np
+import pytest
+
+from trimtab.errors import Refused
+from trimtab.passes import Context
+from trimtab.values.facts import Facts
+from trimtab.values.model import Greedy, Model, Scan
+from trimtab.values.task import Batch, Example, Task, TaskView
+
+torch = pytest.importorskip("torch")
+from trimtab.fit import code  # noqa: E402
+from trimtab.fit import module as artefact  # noqa: E402
+from trimtab.passes.downscale import Downscale  # noqa: E402
+from trimtab.passes.truncate import Truncate  # noqa: E402
+
+CODE = """
+import torch
+from torch import nn
+
+def pooled():
+    body = nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*body, nn.Linear(4, 3))
+
+def flat():
+    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 24 * 24, 3))
+
+def dense():
+    return nn.Conv2d(2, 4, 3, padding=1)
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.core, self.head = nn.GRU(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, sequence, length):
+        steps, _ = self.core(sequence)
+        return self.head(steps[torch.arange(len(length)), length - 1])
+
+class Tagger(Reader):
+    def forward(self, sequence, length):
+        return self.head(self.core(sequence)[0])
+"""
+
+
+class Images(Task):
+    """Random images of 2 channels."""
+
+    name, objective, metrics, side = "images", "none", (), 24
+
+    def split(self, name):
+        rng = np.random.default_rng(len(name))
+        return [
+            Example(str(i), {"image": rng.normal(size=(2, self.side, self.side)).astype(np.float32)}) for i in range(4)
+        ]
+
+    def collate(self, examples):
+        return Batch({"image": np.stack([one.inputs["image"] for one in examples])}, None)
+
+    def score(self, outputs, batch):
+        return outputs["output"]
+
+
+class Sequences(Images):
+    """Random sequences of 4 numbers a step, from 1 to 20 steps long."""
+
+    def split(self, name):
+        rng = np.random.default_rng(len(name))
+        return [
+            Example(str(i), {"sequence": rng.normal(size=(i + 1, 4)).astype(np.float32), "length": np.int64(i + 1)})
+            for i in range(20)
+        ]
+
+    def collate(self, examples):
+        longest = max(len(one.inputs["sequence"]) for one in examples)
+        padded = [
+            np.pad(one.inputs["sequence"], ((0, longest - len(one.inputs["sequence"])), (0, 0))) for one in examples
+        ]
+        return Batch(
+            {"sequence": np.stack(padded), "length": np.array([one.inputs["length"] for one in examples])}, None
+        )
+
+
+@pytest.fixture
+def make(tmp_path, machine):
+    """make(name, task): the model of a callable in CODE, and a context for passes."""
+    (tmp_path / "net.py").write_text(CODE)
+
+    def opened(name, task):
+        view = TaskView(task)
+        ref = f"{tmp_path / 'net.py'}:{name}"
+        build = {"ref": ref, "arguments": {}, "sha256": code.code_hash(ref)}
+        net = code.build(build)
+        part = artefact.save(net, tmp_path / "base", artefact.signature(net, view), build, (), artefact.example(view))
+        (tmp_path / "to").mkdir()
+        return Model({"main": part}), Context(view, tmp_path / "to", machine)
+
+    return opened
+
+
+def answer(model, **inputs):
+    with torch.no_grad():
+        return artefact.load(model.main)(*(torch.from_numpy(np.asarray(each)) for each in inputs.values())).numpy()
+
+
+def test_images_are_averaged_before_the_net(make):
+    model, context = make("pooled", Images())
+    after = Downscale().apply(model, context)
+    image = np.random.default_rng(0).normal(size=(3, 2, 24, 24)).astype(np.float32)
+    smaller = image.reshape(3, 2, 12, 2, 12, 2).mean((3, 5))
+    np.testing.assert_allclose(answer(after, image=image), answer(model, image=smaller), rtol=1e-4, atol=1e-6)
+    assert after.main.signature == model.main.signature
+    assert after.main.facts.operations < 0.3 * model.main.facts.operations
+    assert 0.7 < after.main.facts.cut < 0.8
+    again = Downscale().predict(model.facts, context.machine)
+    assert again.operations == pytest.approx(after.main.facts.operations, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("flat", "cannot take any"), ("dense", r"gives \[\(4, 12, 12\)\], not \[\(4, 24, 24\)\]")]
+)
+def test_nets_that_are_made_for_one_size_refuse(make, name, why):
+    model, context = make(name, Images())
+    with pytest.raises(Refused, match=why):
+        Downscale().apply(model, context)
+
+
+def test_the_end_of_sequences_is_not_read(make):
+    model, context = make("Reader", Sequences())
+    after = Truncate(share=0.3).apply(model, context)
+    assert after.notes["truncate"]["length"] == 6  # three tenths of 19, which 95% of 1 to 20 do not exceed
+    sequence = np.random.default_rng(0).normal(size=(2, 9, 4)).astype(np.float32)
+    found = answer(after, sequence=sequence, length=[9, 4])
+    np.testing.assert_allclose(found, answer(model, sequence=sequence[:, :6], length=[6, 4]), rtol=1e-5)
+    sequence[:, 6:] += 1
+    np.testing.assert_array_equal(found, answer(after, sequence=sequence, length=[9, 4]))
+
+
+def test_what_they_do_not_take_is_told(make, machine):
+    model, _ = make("Tagger", Sequences())
+    assert "answers at each step" in Truncate().refuses(model, machine)
+    assert "images of a fixed size" in Downscale().refuses(model, machine)
+    for program in (Scan("main", ("sequence",)), Greedy(None, "main", 0, 1, 9)):
+        other = Model(model.parts, program)
+        assert "models of one network" in Truncate().refuses(other, machine)
+        assert "models of one network" in Downscale().refuses(other, machine)
+
+
+def test_small_images_and_fixed_inputs_stay(make, machine):
+    class Small(Images):
+        side = 20
+
+    model, _ = make("pooled", Small())
+    assert "20 pixels a side are too small" in Downscale().refuses(model, machine)
+    assert "any length" in Truncate().refuses(model, machine)
+
+
+def test_arguments_and_offers(machine):
+    with pytest.raises(ValueError, match="from 2"):
+        Downscale(factor=1)
+    with pytest.raises(ValueError, match="below 1"):
+        Truncate(share=1.0)
+    images = Facts("torch", 1000, 1000, {"conv": 2}, operations_by={"conv": 900})
+    assert [str(one) for one in Downscale.choices(images, machine)] == ["downscale"]
+    assert not Truncate.choices(images, machine)
+    texts = Facts("torch", 1000, 10**9, {"attention": 2})
+    assert [str(one) for one in Truncate.choices(texts, machine)] == ["truncate"]
+    assert not Downscale.choices(texts, machine)
