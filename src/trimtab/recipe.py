@@ -27,7 +27,8 @@ class Bound:
         return Recipe(steps, None if self.runtime is None else Step.parse(str(self.runtime)))
 
     def __str__(self) -> str:
-        return str(self.recipe)
+        chain = " | ".join(map(str, self.passes))
+        return chain if self.runtime is None else f"{chain} @ {self.runtime}".strip()
 
 
 def bind(recipe: Recipe | str) -> Bound:

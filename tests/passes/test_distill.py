@@ -60,9 +60,10 @@ def test_needs_a_torch_model_as_teacher(base, view, tmp_path):
         Distill().apply(base, Context(view, tmp_path, HERE, base=foreign))
 
 
-def test_chosen_only_where_something_was_cut(machine):
+def test_chosen_only_where_something_was_lost(machine):
     facts = Facts("torch", 1, 20_000_000, {"conv": 9}, quality_loss=0.3)
-    assert Distill.choices(facts, machine) == ()
+    assert Distill.choices(replace(facts, quality_loss=0.0), machine) == ()
+    assert Distill.choices(facts, machine)
     choices = Distill.choices(replace(facts, cut=0.5), machine)
     predicted = [choice.predict(facts, machine) for choice in choices]
     losses = [one.quality_loss for one in predicted]

@@ -34,7 +34,7 @@ def step_seconds(facts: Facts, machine: Machine, batch: int, *, taught: bool = F
         return 0.0
     teacher = 2 * facts.operations / max(1 - facts.cut, 0.01) if taught else 0.0
     products = batch * (6 * facts.operations / GAIN[precision] + teacher)
-    return products / peak + LAYER_SECONDS * sum(facts.layers.values())
+    return facts.calls * (products / peak + LAYER_SECONDS * sum(facts.layers.values()))
 
 
 def steps_worth(seconds: float) -> tuple[int, ...]:

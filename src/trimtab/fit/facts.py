@@ -23,10 +23,10 @@ from trimtab.values.facts import Facts
 
 KINDS: Mapping[str, tuple[type[nn.Module], ...]] = {
     "conv": (nn.modules.conv._ConvNd,),
-    "lstm": (nn.LSTM, nn.LSTMCell),
-    "gru": (nn.GRU, nn.GRUCell),
+    "lstm": (nn.LSTM,),
+    "gru": (nn.GRU,),
     "attention": (nn.MultiheadAttention,),
-    "linear": (nn.Linear, nn.Bilinear),
+    "linear": (nn.Linear, nn.LSTMCell, nn.GRUCell, nn.RNNCell, nn.Bilinear),
     "embedding": (nn.Embedding, nn.EmbeddingBag),
     "norm": (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
 }

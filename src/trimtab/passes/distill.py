@@ -62,8 +62,8 @@ class Distill(Pass):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Pass, ...]:
-        """Return a short, a medium and a long recovery on this machine, where structure was removed."""
-        if not facts.cut:
+        """Return a short, a medium and a long recovery on this machine, where something was lost."""
+        if not facts.cut and not facts.quality_loss:
             return ()
         precision = precision_of(facts, machine)
         second = step_seconds(facts, machine, cls.batch, taught=True, precision=precision)

@@ -55,7 +55,6 @@ class Downscale(Pass):
             operations=round(facts.operations * left),
             operations_by={kind: round(number * left) for kind, number in facts.operations_by.items()},
             quality_loss=min(1.0, facts.quality_loss + LOSS * (self.factor - 1)),
-            cut=1 - (1 - facts.cut) * left,
         )
 
     def refuses(self, model: Model, machine: Machine) -> str | None:
@@ -84,9 +83,9 @@ class Downscale(Pass):
         edits = [*edits, {"by": self.name(), "edit": {"images": images, "factor": self.factor}}]
         name = next(iter(model.parts))
         saved = artefact.save(module, context.scratch / name, part.signature, build, edits, example)
-        cut = 1 - (1 - part.facts.cut) * saved.facts.operations / max(1, part.facts.operations)
         loss = self.predict(part.facts, context.machine).quality_loss
-        return model.map_parts({name: replace(saved, facts=replace(saved.facts, cut=cut, quality_loss=loss))})
+        kept = replace(saved.facts, cut=part.facts.cut, quality_loss=loss)
+        return model.map_parts({name: replace(saved, facts=kept)})
 
     @staticmethod
     def rebuild(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:

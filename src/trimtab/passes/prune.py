@@ -89,7 +89,7 @@ class Prune(Pass):
             return ()
         words = (cls(of="vocabulary"),) if 2 * facts.parameters_by.get("embedding", 0) > facts.parameters else ()
         if facts.layers.get("lstm") or facts.layers.get("gru"):
-            return (*words, *(cls(ratio=ratio, importance="taylor") for ratio in (0.5, 0.75, 0.9)))
+            return (*words, *(cls(ratio=ratio, importance="taylor") for ratio in (0.3, 0.5, 0.75, 0.9)))
         if facts.layers.get("attention"):
             return (*words, *(cls(ratio=ratio, importance="taylor", by="time") for ratio in (0.25, 0.5, 0.7)))
         return tuple(cls(ratio=ratio) for ratio in (0.3, 0.5, 0.7, 0.8, 0.9))

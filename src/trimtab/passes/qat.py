@@ -71,7 +71,7 @@ class Qat(Pass):
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect what distillation wins back; weights on a grid cost a little themselves."""
         left = 0.002 + 0.2 ** (self.steps / STEPS_AN_EPOCH if self.steps else self.epochs)
-        lost = facts.quality_loss * (min(1.0, left) if facts.cut else 1.0) + 0.001 * 4.0 ** (8 - self.weights)
+        lost = facts.quality_loss * min(1.0, left) + 0.001 * 4.0 ** (8 - self.weights)
         return replace(facts, cut=0.0, quality_loss=min(1.0, lost))
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
@@ -93,7 +93,7 @@ class Qat(Pass):
             raise Refused(f"qat needs a base that is a torch model, to be the teacher; got {came}")
         net = Net.load(model, editable=True)
         settings = settled(self._settings(), net)
-        if self.lr is None and not model.facts.cut:
+        if self.lr is None and not (model.facts.cut or model.facts.quality_loss):
             settings = replace(settings, lr=settings.peak * GENTLE)
         left = attach(net, self.weights, self.activations)
         around = Surroundings(context.seed, context.threads, context.check_time, context.keep, context.progress)

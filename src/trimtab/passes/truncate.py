@@ -52,7 +52,7 @@ class Truncate(Pass):
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Pass, ...]:
         """Return half the length, for nets that read long sequences."""
         reads = any(facts.layers.get(kind) for kind in ("attention", "lstm", "gru", "rnn"))
-        return (cls(),) if reads and not facts.cut and facts.operations >= WORTH else ()
+        return (cls(),) if reads and facts.operations >= WORTH else ()
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect the operations to fall with the length."""
@@ -61,7 +61,6 @@ class Truncate(Pass):
             operations=round(facts.operations * self.share),
             operations_by={kind: round(number * self.share) for kind, number in facts.operations_by.items()},
             quality_loss=min(1.0, facts.quality_loss + LOSS * (1 - self.share)),
-            cut=1 - (1 - facts.cut) * self.share,
         )
 
     def refuses(self, model: Model, machine: Machine) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from trimtab.values.facts import Facts
@@ -60,6 +61,10 @@ class Runtime(ABC):
         return cls.__module__.rpartition(".")[2]
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         return show(self, self.name())
 
 
