@@ -108,6 +108,14 @@ def test_a_key_changes_with_versions(shop, monkeypatch):
     assert key(shop, "stem") not in (before, after)
 
 
+def test_a_key_changes_with_the_version_of_a_pass_inside_a_pass(shop, monkeypatch):
+    plain = key(shop, "narrow")
+    monkeypatch.setattr(Narrow, "inner", lambda self: "stem" if type(self) is Narrow else "")
+    before = key(shop, "narrow")
+    monkeypatch.setattr(Stem, "version", Stem.version + 1)
+    assert len({plain, before, key(shop, "narrow")}) == 3
+
+
 @given(st.lists(st.one_of(st.integers(), st.text(), st.booleans(), st.none()), max_size=4))
 def test_a_digest_tells_things_apart(things):
     assert digest(*things) == digest(*things)

@@ -222,7 +222,10 @@ class Workshop:
 
     def _key(self, parent: str, step: Pass, base: Made | None) -> str:
         uses = {use: self._use(use, base) for use in sorted(step.uses)}
-        return digest("pass", parent, step.name(), asdict(step), step.version, uses, versions(LIBRARIES))
+        inside = bind(step.inner()).passes if step.inner() else ()
+        inner = [self._key("", each, base) for each in inside]
+        about = [step.name(), asdict(step), step.version, uses, versions(LIBRARIES), *([inner] if inner else [])]
+        return digest("pass", parent, *about)
 
     def _use(self, use: str, base: Made | None) -> Any:
         match use:

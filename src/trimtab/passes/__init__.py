@@ -97,6 +97,10 @@ class Pass(ABC):
         """Return the kinds of statistics this very setting takes: `needs`, and dearer ones where it asks for them."""
         return self.needs
 
+    def inner(self) -> str:
+        """Return the recipe that this pass runs itself, through `Context.make`; empty for most."""
+        return ""
+
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
         """Return the time that `apply` is expected to take on such a model; None where it cannot be told."""
         return None

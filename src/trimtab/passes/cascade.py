@@ -65,6 +65,10 @@ class Cascade(Pass):
             return (cls(first=SHALLOW),)
         return (cls(),) if facts.layers.get("conv") else ()
 
+    def inner(self) -> str:
+        """Return the recipe of the first stage."""
+        return str(self.first)
+
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect three of ten examples to go on to the large model, and the loss that is allowed."""
         small = [*self._predicted(facts, machine)][-1]
