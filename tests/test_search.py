@@ -68,6 +68,12 @@ def test_a_larger_test_split_helps_what_is_good_and_not_what_is_bad():
     assert chance(bad, ratio=0.1) < 0.2
 
 
+def test_what_was_proved_to_be_the_same_needs_no_proof_by_validation():
+    seen = judgement(0.0, -0.01, error=0.008)
+    assert chance_of_passing([seen], 0.2, 0.95, exact=True) > chance(seen, ratio=0.2) > 0.5
+    assert chance_of_passing([seen], 25.0, 0.95, exact=True) < 0.5, "a small test split decides nothing"
+
+
 def test_signs_turn_round_where_lower_is_better():
     higher = judgement(-0.01)
     lower = replace(

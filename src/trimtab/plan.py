@@ -126,7 +126,7 @@ class Predictor:
         errors, spreads = self.speed.expect([self._speed_case(candidate) for candidate in new])
         losses, doubts = self.quality.expect([_quality_case(candidate) for candidate in new])
         for number, candidate in enumerate(new):
-            raw, scale = self._raw(candidate), _doubt(candidate)
+            raw, scale = self._raw(candidate), self._doubt(candidate)
             latency = raw * math.exp(float(errors[number])) if raw > 0 else self.base_latency_ms
             spread = math.hypot(float(spreads[number]), LEFT_OVER) if raw > 0 else UNKNOWN_SPREAD
             loss = candidate.facts.quality_loss + scale * float(losses[number])
@@ -160,7 +160,7 @@ class Predictor:
             error = math.log(figures["latency_ms"].value / raw)
             self.speed.learn(self._speed_case(candidate), error, TIMING_NOISE)
         if loss is not None:
-            scale, noise = _doubt(candidate), SCORE_NOISE if figures else 4 * SCORE_NOISE
+            scale, noise = self._doubt(candidate), SCORE_NOISE if figures else 4 * SCORE_NOISE
             error = (loss - candidate.facts.quality_loss) / scale
             self.quality.learn(_quality_case(candidate), error, noise / scale)
         self._known.clear()
@@ -182,8 +182,17 @@ class Predictor:
             "structure": candidate.structure,
             "steps": candidate.steps,
         }
+        return Case(groups, {"work": math.log(self._work_left(facts))})
+
+    def _work_left(self, facts: Facts) -> float:
+        """Return the operations of an example over the base's."""
         ours, base = (max(each.operations * each.calls, 1) for each in (facts, self.base_facts))
-        return Case(groups, {"work": math.log(ours / base)})
+        return ours / base
+
+    def _doubt(self, candidate: Candidate) -> float:
+        """Return the doubt about a predicted loss: more where more is expected to be lost, and where more was cut."""
+        cut = max(0.0, 1.0 - self._work_left(candidate.facts))
+        return 0.004 + candidate.facts.quality_loss / 2 + CUT_DOUBT * cut**2
 
 
 SPEED_SPREADS: Mapping[str, float] = {
@@ -199,13 +208,10 @@ QUALITY_SPREADS: Mapping[str, float] = {
 """Standard deviations of the loss beyond the predicted one, in units of the doubt about it."""
 TIMING_NOISE, LEFT_OVER = 0.08, 0.15
 """Noise of a timing, and what no shared property explains, both as standard deviations of a log."""
+CUT_DOUBT = 0.05
+"""Doubt about what a net without any of its operations would lose beyond what is predicted, as a share."""
 SCORE_NOISE, LEAST_DOUBT = 0.002, 0.001
 """Noise of a loss read on validation, and the least doubt about an expected one, as shares."""
-
-
-def _doubt(candidate: Candidate) -> float:
-    """Return the doubt about a predicted loss: more where more was expected to be lost."""
-    return 0.004 + candidate.facts.quality_loss / 2
 
 
 def _quality_case(candidate: Candidate) -> Case:

@@ -171,10 +171,11 @@ class Outcome:
                     "seconds": round(trial.seconds, 2),
                 }
             )
-        return lines + [self._untried(candidate) for candidate in self.search.waiting]
+        bars = self.search.bars
+        return lines + [self._untried(candidate, bars) for candidate in self.search.waiting]
 
-    def _untried(self, candidate: Candidate) -> dict[str, Any]:
-        gain = self.search.expected_gain(candidate, self.search.best_cost)
+    def _untried(self, candidate: Candidate, bars: tuple[float, Mapping[str, float]]) -> dict[str, Any]:
+        gain = self.search.expected_gain(candidate, bars)
         reason = "the time was over" if gain > WORTH_TRYING else "no gain expected"
         predicted = _map(self.search.predictor.figures(candidate))
         return {"recipe": candidate.name, "status": "not tried", "reason": reason, "predicted": predicted}

@@ -41,6 +41,8 @@ WORTH_TRYING = 0.02
 """The search is over when no candidate's expected gain in log cost, times its chance, is above this."""
 WORTH_TESTING = 0.3
 """Candidates less likely than this to pass are not taken to the sealed test."""
+KNOWN = 0.001
+"""Doubt about the quality of a model that was proved to answer as the base does."""
 USUAL_TOLERANCE = 0.02
 """The loss, as a share, that is taken to be allowed where no promise says."""
 STATUSES = ("measured", "dropped", "refused", "failed")
@@ -175,12 +177,11 @@ class Search:
         """Return the candidates worth trying in the time left, the largest expected gain a second first."""
         if seconds_left <= 0:
             return []
-        best, times = self.best_cost, dict[str, float]()
-        known = self._best_of_structures()
+        bars, times = self.bars, dict[str, float]()
         self.predictor.prepare(self.waiting)
         scored = []
         for candidate in self.waiting:
-            gain = self.expected_gain(candidate, min(best, known.get(candidate.structure, best)))
+            gain = self.expected_gain(candidate, bars)
             if gain <= WORTH_TRYING:
                 continue
             if candidate.steps not in times:
@@ -207,13 +208,17 @@ class Search:
         costs = [self.cost(trial) for trial in self.eligible() if trial.chance > 0.5]
         return min([self.base_cost, *costs])
 
-    def _best_of_structures(self) -> dict[str, float]:
-        """Return the cheapest trial of each structure: what passes or fails together gains only what lies below it."""
-        found: dict[str, float] = {}
+    @property
+    def bars(self) -> tuple[float, dict[str, float]]:
+        """Return the cost below which a gain begins: of any candidate, and of one of a structure that was tried.
+
+        What passes or fails together gains only what lies below the cheapest trial of its structure.
+        """
+        best, found = self.best_cost, dict[str, float]()
         for trial in self.eligible():
             structure = trial.candidate.structure
-            found[structure] = min(self.cost(trial), found.get(structure, math.inf))
-        return found
+            found[structure] = min(best, self.cost(trial), found.get(structure, math.inf))
+        return best, found
 
     @property
     def base_cost(self) -> float:
@@ -229,14 +234,15 @@ class Search:
         """Return the measured trials within the limits."""
         return [trial for trial in self.trials if trial.status == "measured" and not self.aim.beyond(trial.figures)]
 
-    def expected_gain(self, candidate: Candidate, best: float) -> float:
-        """Return chance of keeping the promise x expected fall of log cost below `best`."""
+    def expected_gain(self, candidate: Candidate, bars: tuple[float, Mapping[str, float]]) -> float:
+        """Return chance of keeping the promise x expected fall of log cost below what there is (see `bars`)."""
+        best, of_structures = bars
         predicted = self.predictor.figures(candidate)
         if any(out_of_reach(limit, predicted.get(limit.figure)) for limit in self.aim.limits):
             return 0.0
         loss, doubt = self.predictor.loss(candidate)
         chance = normal_cdf((self.tolerance - loss) / doubt)
-        return chance * improvement(self._expected_cost(predicted), best)
+        return chance * improvement(self._expected_cost(predicted), of_structures.get(candidate.structure, best))
 
     def expected_seconds(self, candidate: Candidate) -> float:
         """Return the time a trial is expected to need, shared prefixes in the store costing nothing."""
@@ -327,7 +333,7 @@ class Search:
             rows, hopeless = self.bench.rows(made, worker, runtime, "validation", stop=self._hopeless)
             if hopeless:
                 return replace(trial, status="dropped", reason=hopeless, loss=self._loss_so_far(rows))
-            judgements, chance = self._chance(rows)
+            judgements, chance = self._chance(rows, self._is_exact(trial.candidate))
             costs = self.bench.costs(made, runtime, worker, self._wanted)
             figures = self.bench.quality(rows, "validation") | costs
         measured = replace(trial, status="measured", figures=figures, chance=chance, judgements=tuple(judgements))
@@ -355,11 +361,15 @@ class Search:
                 return f"{promise} is refuted after {len(rows)} validation examples (e-value above {1 / alpha:.0f})"
         return ""
 
-    def _chance(self, rows: Floats) -> tuple[list[Judgement], float]:
+    def _is_exact(self, candidate: Candidate) -> bool:
+        """Tell whether the recipe only has steps that prove the answers to be the same: validation need not."""
+        return candidate.facts.quality_loss == self.base.model.facts.quality_loss and not candidate.structure
+
+    def _chance(self, rows: Floats, exact: bool) -> tuple[list[Judgement], float]:
         evidence = self.bench.evidence(rows, "validation")
         judgements = judge(self.aim.promises, evidence, self.aim.confidence)
         ratio = len(self.workshop.task.split("validation")) / max(1, self.bench.test_size)
-        return judgements, chance_of_passing(judgements, ratio, self.aim.confidence)
+        return judgements, chance_of_passing(judgements, ratio, self.aim.confidence, exact)
 
     def _take(self, trial: Trial) -> None:
         self.trials.append(trial)
@@ -417,23 +427,28 @@ class Search:
         return self.aim.cost(self.bench.base_figures[self.aim.objective].value) * share, max(spread, 0.2)
 
 
-def chance_of_passing(judgements: Sequence[Judgement], ratio: float, confidence: float) -> float:
+def chance_of_passing(judgements: Sequence[Judgement], ratio: float, confidence: float, exact: bool = False) -> float:
     """Return the chance that a test split `1 / ratio` times as large passes, from validation judgements.
 
     A difference seen has a standard error e, read off its interval, and the one to come e x sqrt(ratio). Slices are
     small: their error is scaled from the overall one, and their difference drawn towards it (empirical Bayes, Efron
-    and Morris 1973, JASA 68:117). Slices are taken as independent, which errs on the careful side.
+    and Morris 1973, JASA 68:117). Slices are taken as independent, which errs on the careful side. Of an `exact` model,
+    whose answers are known to be the base's, what was seen is what is there: only the test's own error is left.
     """
     whole = {_metric(j): j for j in judgements if not j.slice and j.difference is not None}
-    chances = [_chance_of_one(j, whole.get(_metric(j)) if j.slice else None, ratio, confidence) for j in judgements]
-    return math.prod(chances)
+    known = KNOWN if exact else math.inf
+    wholes = [whole.get(_metric(j)) if j.slice else None for j in judgements]
+    return math.prod(_chance_of_one(j, w, (ratio, known), confidence) for j, w in zip(judgements, wholes, strict=True))
 
 
 def _metric(judgement: Judgement) -> str:
     return re.split(r"[\[\s]", judgement.promise, maxsplit=1)[0]
 
 
-def _chance_of_one(judgement: Judgement, whole: Judgement | None, ratio: float, confidence: float) -> float:
+def _chance_of_one(
+    judgement: Judgement, whole: Judgement | None, about: tuple[float, float], confidence: float
+) -> float:
+    ratio, most = about
     z = NormalDist().inv_cdf(confidence)
     error = _error(judgement, z)
     seen = judgement.trimmed if judgement.difference is None else judgement.difference
@@ -446,7 +461,7 @@ def _chance_of_one(judgement: Judgement, whole: Judgement | None, ratio: float, 
         return 0.0
     later = error * math.sqrt(ratio)
     room = (seen - judgement.margin) * (1 if ">=" in judgement.promise else -1)
-    return normal_cdf((room - z * later) / math.hypot(doubt, later))
+    return normal_cdf((room - z * later) / math.hypot(min(doubt, most), later))
 
 
 def _error(judgement: Judgement, z: float) -> float:
