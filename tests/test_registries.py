@@ -265,6 +265,7 @@ MODELS = {
     "resnet onnx": (f"zoo:resnet(width=8) | {EXPORT}", "digits"),
     "gru onnx": (f"zoo:gru(width=8) | {EXPORT}", "sequences"),
     "transformer onnx": ("zoo:transformer(width=16, depth=1) | onnx", "sequences"),
+    "wide onnx": (f"zoo:resnet(width=8) | {EXPORT}", "large"),
     "greedy": (f"zoo:g2p(width=8, pretrained=False) | {EXPORT}", "cmudict"),
     "stepwise": ("onnx:", "speech"),
     "resnet int8": (f"zoo:resnet(width=8) | {EXPORT} | quantize(samples=16)", "digits"),
@@ -365,7 +366,7 @@ def test_every_net_of_the_zoo_is_checked():
 
 PASSES = {
     "cascade": [("resnet", "cascade(first='prune(0.5) | distill(steps=2)', loss=0.9)")],
-    "downscale": [("wide images", "downscale")],
+    "downscale": [("wide images", "downscale"), ("wide onnx", "downscale(scale=0.7)")],
     "truncate": [("gru", "truncate")],
     "distill": [("mlp", "distill(steps=4)")],
     "drop_layers": [("transformer", "drop_layers"), ("transformer", "drop_layers(keep=1, method='even')")],

@@ -1,48 +1,55 @@
-"""Makes what a net reads smaller before it reads it: images by averaging pixels, sequences by leaving off their end."""
+"""Makes what a net reads smaller before it reads it: images by a resize, sequences by leaving off their end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trimtab.values.model import Signature, TensorSpec
+from trimtab.values.model import Signature
 
 TIME, LENGTH = "time", "length"
 
 
-class Shrunk(nn.Module):
-    """A net behind a change of each of its inputs."""
+class Resized(nn.Module):
+    """A net that reads images at a size of (height, width); dense answers get the size of the images back."""
 
-    def __init__(self, inner: nn.Module, changes: Sequence[Callable[[Tensor], Tensor] | None]) -> None:
+    def __init__(self, inner: nn.Module, sizes: Sequence[Sequence[int] | None], dense: bool) -> None:
         super().__init__()
-        self.inner, self.changes = inner, tuple(changes)
+        self.inner, self.dense = inner, dense
+        self.sizes = [None if size is None else (int(size[0]), int(size[1])) for size in sizes]
 
     def forward(self, *inputs: Tensor) -> Any:
-        """Return what the net gives for the smaller inputs."""
-        changed = zip(inputs, self.changes, strict=True)
-        return self.inner(*(change(each) if change else each for each, change in changed))
+        """Return what the net gives for the smaller images."""
+        pairs = list(zip(inputs, self.sizes, strict=True))
+        found = self.inner(*(each if size is None else _resize(each, size) for each, size in pairs))
+        if not self.dense:
+            return found
+        whole = next(each.shape[2:] for each, size in pairs if size is not None)
+        return _resize(found, (int(whole[0]), int(whole[1])))
 
 
-def averaged(inner: nn.Module, images: Sequence[bool], factor: int) -> Shrunk:
-    """Put a mean over `factor` x `factor` pixels before those inputs that are images [N, C, H, W]."""
-    return Shrunk(inner, [(lambda each: F.avg_pool2d(each, factor)) if image else None for image in images])
+def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
-def cut_off(inner: nn.Module, roles: Sequence[str], length: int) -> Shrunk:
-    """Keep the first `length` steps of inputs whose role is `time` [N, T, ...], and clip those that are `length`."""
-    changes: dict[str, Callable[[Tensor], Tensor]] = {
-        TIME: lambda each: each[:, :length],
-        LENGTH: lambda each: each.clamp(max=length),
-    }
-    return Shrunk(inner, [changes.get(role) for role in roles])
+class CutOff(nn.Module):
+    """A net that reads the first `length` steps of sequences [N, T, ...]; inputs that count steps are clipped."""
 
+    def __init__(self, inner: nn.Module, roles: Sequence[str], length: int) -> None:
+        super().__init__()
+        self.inner, self.roles, self.length = inner, list(roles), length
 
-def is_image(spec: TensorSpec) -> bool:
-    """Whether an input is an image of a fixed size, channels first."""
-    return spec.dtype == "float32" and len(spec.shape) == 4 and all(isinstance(size, int) for size in spec.shape[1:])
+    def forward(self, *inputs: Tensor) -> Any:
+        """Return what the net gives for the shorter sequences."""
+        return self.inner(*(self._short(each, role) for each, role in zip(inputs, self.roles, strict=True)))
+
+    def _short(self, each: Tensor, role: str) -> Tensor:
+        if role == TIME:
+            return each[:, : self.length]
+        return each.clamp(max=self.length) if role == LENGTH else each
 
 
 def roles(signature: Signature) -> list[str]:

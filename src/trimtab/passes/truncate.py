@@ -80,7 +80,7 @@ class Truncate(Pass):
         part, roles = model.main, shrink.roles(model.main.signature)
         first = next(spec.name for spec, role in zip(part.signature.inputs, roles, strict=True) if role == shrink.TIME)
         length = max(1, math.ceil(self.share * usual_length(context.task, first)))
-        module = shrink.cut_off(artefact.load(part, editable=True), roles, length)
+        module = shrink.CutOff(artefact.load(part, editable=True), roles, length)
         build, edits = artefact.edited(part)
         edits = [*edits, {"by": self.name(), "edit": {"roles": roles, "length": length}}]
         name = next(iter(model.parts))
@@ -94,7 +94,7 @@ class Truncate(Pass):
     @staticmethod
     def rebuild(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
         """Cut off what a freshly built module reads, as recorded."""
-        return shrink.cut_off(module, [str(role) for role in edit["roles"]], int(edit["length"]))
+        return shrink.CutOff(module, [str(role) for role in edit["roles"]], int(edit["length"]))
 
 
 def usual_length(view: TaskView, name: str) -> int:
