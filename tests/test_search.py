@@ -28,7 +28,7 @@ from trimtab.values.facts import Facts
 from trimtab.values.figure import Figure
 from trimtab.values.promise import Limit, Promise
 from trimtab.verify import Judgement
-from workbench import Narrow, quick
+from workbench import Narrow, Stem, quick
 
 __all__ = ["quick"]
 shares = st.floats(-0.1, 0.1)
@@ -164,8 +164,28 @@ def test_the_walk_leaves_out_what_breaks_a_limit_or_was_not_measured():
     others = [trial(1.0, 0.9, size_mb=2.0), trial(1.0, 0.9), trial(1.0, 0.9, "dropped", size_mb=0.1)]
     found = search(good, *others, limits=("size_mb <= 1",))
     assert found.walk_order() == [good]
-    assert found.best_cost == 5.0
+    assert found.outcomes() == [(pytest.approx(0.1), 1e7), (pytest.approx(0.9), 5.0)]
     assert [str(limit) for limit in found.aim.beyond(others[0].figures)] == ["size_mb <= 1"]
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 20), st.floats(0, 1)), max_size=12))
+def test_the_ends_of_the_walk_are_all_there_are(points):
+    ends = search(*(trial(*point) for point in points)).outcomes()
+    assert math.fsum(share for share, _ in ends) == pytest.approx(1.0)
+    assert all(-1e-12 <= share <= 1 for share, _ in ends)
+    assert [cost for _, cost in ends] == sorted((cost for _, cost in ends), reverse=True)
+
+
+def test_a_second_bet_is_worth_the_more_the_less_sure_the_first_is():
+    mild = Candidate(Bound((Stem(),), bind("@ null").runtime), FACTS)
+    gains = []
+    for likely in (0.4, 0.7, 1.0):
+        found = search(trial(1.0, likely))
+        found.predictor = SimpleNamespace(
+            figures=lambda one: {"latency_ms": Figure("latency_ms", 3.0, "ms", 2.9, 3.1)}, loss=lambda one: (0.0, 0.01)
+        )
+        gains.append(found.expected_gain(mild, found.bars))
+    assert gains[0] > gains[1] > gains[2] == pytest.approx(0.0, abs=1e-3)
 
 
 def test_where_higher_is_better_the_cost_is_turned_round():

@@ -17,7 +17,7 @@ from trimtab.maths.roofline import under_the_roof
 from trimtab.plan import Candidate
 from trimtab.recipe import available
 from trimtab.request import Request
-from trimtab.search import WORTH_TRYING, Search, Trial
+from trimtab.search import WORTH_TRYING, Bars, Search, Trial
 from trimtab.values.figure import Figure
 from trimtab.values.task import SPLITS
 from trimtab.verify import Evidence, Judgement, overall, reopened
@@ -174,7 +174,7 @@ class Outcome:
         bars = self.search.bars
         return lines + [self._untried(candidate, bars) for candidate in self.search.waiting]
 
-    def _untried(self, candidate: Candidate, bars: tuple[float, Mapping[str, float]]) -> dict[str, Any]:
+    def _untried(self, candidate: Candidate, bars: Bars) -> dict[str, Any]:
         gain = self.search.expected_gain(candidate, bars)
         reason = "the time was over" if gain > WORTH_TRYING else "no gain expected"
         predicted = _map(self.search.predictor.figures(candidate))

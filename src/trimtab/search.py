@@ -34,6 +34,7 @@ from trimtab.verify import Judgement, judge
 from trimtab.workers import Crew
 
 Floats = NDArray[np.float64]
+Bars = tuple[Sequence[tuple[float, float]], Mapping[str, float]]
 Z95 = 1.645
 SLICE_SPREAD = 0.01
 """Prior standard deviation of a slice's loss around the overall loss, as a share."""
@@ -203,22 +204,27 @@ class Search:
         return self.workshop.peek(self.base, trained, self.base) < len(trained)
 
     @property
-    def best_cost(self) -> float:
-        """The cost of the cheapest trial that will likely pass; the base's before there is one."""
-        costs = [self.cost(trial) for trial in self.eligible() if trial.chance > 0.5]
-        return min([self.base_cost, *costs])
-
-    @property
-    def bars(self) -> tuple[float, dict[str, float]]:
-        """Return the cost below which a gain begins: of any candidate, and of one of a structure that was tried.
-
-        What passes or fails together gains only what lies below the cheapest trial of its structure.
-        """
-        best, found = self.best_cost, dict[str, float]()
+    def bars(self) -> Bars:
+        """Return the costs below which a gain begins: what the test would certify now, and of each structure tried."""
+        found: dict[str, float] = {}
         for trial in self.eligible():
             structure = trial.candidate.structure
-            found[structure] = min(best, self.cost(trial), found.get(structure, math.inf))
-        return best, found
+            found[structure] = min(self.cost(trial), found.get(structure, math.inf))
+        return self.outcomes(), found
+
+    def outcomes(self) -> list[tuple[float, float]]:
+        """Return (probability, cost) of each end that the walk would have now, the base's first.
+
+        The walk goes on while candidates pass; those of one structure pass or fail together.
+        """
+        found: list[tuple[float, float]] = []
+        reached, cost, last = 1.0, self.base_cost, None
+        for trial in self.walk_order():
+            together = last is not None and last.candidate.structure == trial.candidate.structure
+            passes = min(1.0, trial.chance / last.chance) if last is not None and together else trial.chance
+            found.append((reached * (1 - passes), cost))
+            reached, cost, last = reached * passes, self.cost(trial), trial
+        return [*found, (reached, cost)]
 
     @property
     def base_cost(self) -> float:
@@ -234,15 +240,19 @@ class Search:
         """Return the measured trials within the limits."""
         return [trial for trial in self.trials if trial.status == "measured" and not self.aim.beyond(trial.figures)]
 
-    def expected_gain(self, candidate: Candidate, bars: tuple[float, Mapping[str, float]]) -> float:
-        """Return chance of keeping the promise x expected fall of log cost below what there is (see `bars`)."""
-        best, of_structures = bars
+    def expected_gain(self, candidate: Candidate, bars: Bars) -> float:
+        """Return chance of keeping the promise x expected fall of log cost below what there is (see `bars`).
+
+        What passes or fails with others gains only what lies below the cheapest of them.
+        """
+        outcomes, of_structures = bars
         predicted = self.predictor.figures(candidate)
         if any(out_of_reach(limit, predicted.get(limit.figure)) for limit in self.aim.limits):
             return 0.0
         loss, doubt = self.predictor.loss(candidate)
         chance = normal_cdf((self.tolerance - loss) / doubt)
-        return chance * improvement(self._expected_cost(predicted), of_structures.get(candidate.structure, best))
+        cost, own = self._expected_cost(predicted), of_structures.get(candidate.structure, math.inf)
+        return chance * math.fsum(p * improvement(cost, min(bar, own)) for p, bar in outcomes if p > 0)
 
     def expected_seconds(self, candidate: Candidate) -> float:
         """Return the time a trial is expected to need, shared prefixes in the store costing nothing."""

@@ -25,6 +25,8 @@ KINDS = ("conv", "linear")
 GENTLE = 0.25
 """Share of the usual learning rate, for a net that needs no more than to get used to rounding."""
 STEPS_AN_EPOCH = 125
+ROUNDING = 2.0
+"""How many times longer a step takes with fake quantizers than without."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Qat(Pass):
         """Return one training of medium length, for nets of convolutions and linear layers."""
         if not any(facts.layers.get(kind) for kind in KINDS):
             return ()
-        steps = steps_worth(step_seconds(facts, machine, cls.batch, taught=True))
+        steps = steps_worth(ROUNDING * step_seconds(facts, machine, cls.batch, taught=True))
         return (cls(steps=steps[len(steps) // 2]),) if steps else ()
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
@@ -77,7 +79,7 @@ class Qat(Pass):
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
         """Expect what the steps take; epochs tell nothing without the number of examples."""
         step = step_seconds(facts, machine, self.batch, taught=self.alpha > 0)
-        return self.steps * step if self.steps and step else None
+        return ROUNDING * self.steps * step if self.steps and step else None
 
     def refuses(self, model: Model, machine: Machine) -> str | None:
         """Take nets with convolutions or linear layers."""
