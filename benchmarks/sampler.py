@@ -1,6 +1,6 @@
 """Which sampler finds the best recorded candidate soonest: ours, or Optuna's, on the candidates of finished runs.
 
-    python benchmarks/sampler.py runs/bench/*-seed0        writes tabs/sampler.jsonl
+    python benchmarks/sampler.py ~/.cache/trimtab/bench/*-seed0        writes tabs/sampler.jsonl
 
 Every sampler chooses among the candidates that a run recorded and pays what they took then: training once for each
 structure, converting once for each chain of passes, measuring each time. Optuna's samplers choose one step a stage and

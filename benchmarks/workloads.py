@@ -2,7 +2,7 @@
 
     python benchmarks/workloads.py list
     python benchmarks/workloads.py prepare cnn-small        trains the base once; it lives in the store, never in git
-    python benchmarks/workloads.py run cnn-small --seed 1   a run into runs/bench/cnn-small-seed1; goes on if killed
+    python benchmarks/workloads.py run cnn-small --seed 1   a run, bench/cnn-small-seed1 in the cache; goes on if killed
     python benchmarks/workloads.py record                   writes tabs/workloads.jsonl from every finished run
 
 `all` in place of a name means every workload, and `--quick` tiny sizes, for tests. What peers make of the same bases is
@@ -25,15 +25,14 @@ import tabs
 from trimtab import api, machines
 from trimtab.apply import Made, Workshop, set_quiet_threads
 from trimtab.errors import TrimtabError
-from trimtab.measure import choose_runtime
+from trimtab.measure import Bench, choose_runtime
 from trimtab.report.progress import Live
 from trimtab.request import Request
 from trimtab.tasks import open_task
 from trimtab.trimmer import RESULT_FILE
-from trimtab.values.store import Store
+from trimtab.values.store import Store, default_root
 from trimtab.values.tab import TAB_FILE
 
-RUNS = Path("runs/bench")
 NINETY = 0.9
 """Share of the final gain whose time is told."""
 
@@ -156,11 +155,19 @@ def workshop(workload: Workload, store: Store | None = None, seed: int = 0) -> W
 
 
 def prepare(workload: Workload, store: Store | None = None, progress: Live | None = None) -> Made:
-    """Open the base, training it first where it is not in the store: once, with seed 0, whatever is searched later."""
+    """Open the base, training it first where it is not in the store: once, with seed 0, whatever is searched later.
+
+    Its answers to validation and test are kept too: every tool is held against the same.
+    """
     shop = workshop(workload, store)
     if progress:
         shop.progress = progress.doing
-    return shop.open(workload.model)
+    base = shop.open(workload.model)
+    with Bench(shop, base, choose_runtime(base, shop)) as bench:
+        bench.unseal()
+        for split in ("validation", "test"):
+            bench.base_rows(split)  # type: ignore[arg-type]
+    return base
 
 
 def run(workload: Workload, seed: int = 0, within: str = "", store: Store | None = None) -> dict[str, Any]:
@@ -183,9 +190,14 @@ def run(workload: Workload, seed: int = 0, within: str = "", store: Store | None
         return api.run(request, folder(workload, seed), live, store).document
 
 
+def runs() -> Path:
+    """Return where runs lie: in the user's cache, as what they are made of does."""
+    return default_root() / "bench"
+
+
 def folder(workload: Workload, seed: int = 0) -> Path:
     """Return the folder of a run."""
-    return RUNS / f"{workload.id}-seed{seed}"
+    return runs() / f"{workload.id}-seed{seed}"
 
 
 def finished(workload: Workload, seed: int = 0) -> dict[str, Any] | None:
@@ -246,7 +258,7 @@ def tell() -> None:
     """Print every workload and what was done of it."""
     for workload in WORKLOADS.values():
         print(f"{workload.id}: {workload.model} on {workload.task}, {' and '.join(workload.promises)}")
-        for path in sorted(RUNS.glob(f"{workload.id}-seed*/{RESULT_FILE}")):
+        for path in sorted(runs().glob(f"{workload.id}-seed*/{RESULT_FILE}")):
             document = json.loads(path.read_text())
             print(f"    {path.parent.name}: {document['verdict']}. {document['sentence']}")
 

@@ -6,7 +6,8 @@
     python benchmarks/peers/harness.py all --only contest          judges and times what lies there, then the tabs
     python benchmarks/peers/harness.py all --only table            only writes tabs/peers.jsonl and tabs/artefacts.jsonl
 
-Everything finished lies in runs/bench/WORKLOAD-peers and is not done again; the same command goes on after a kill.
+Everything finished lies in bench/WORKLOAD-peers of the user's cache and is not done again; the same command goes on
+after a kill.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Stand:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.folder = (workloads.RUNS / f"{self.workload.id}-peers").resolve()
+        self.folder = (workloads.runs() / f"{self.workload.id}-peers").resolve()
         self.shop: Workshop = workloads.workshop(self.workload)
         self.base: Made = self.shop.open(self.workload.model)
 
@@ -296,7 +297,7 @@ def main(words: list[str] | None = None) -> int:
         return 0 if environments(peers) else 1
     good = [hold(workload, peers, asked) for workload in (wanted if asked.only != "table" else ())]
     if not asked.quick:
-        table.write(workloads.RUNS, list(workloads.WORKLOADS), list(PEERS))
+        table.write(workloads.runs(), list(workloads.WORKLOADS), list(PEERS))
     return 0 if all(good) else 1
 
 

@@ -47,6 +47,10 @@ RESERVE, RESERVE_S = 0.2, 20.0
 """Share of the time, and seconds (at most half of it), kept back for verification and the fresh timing."""
 
 
+ENDING_CALLS = 1500
+"""Calls of the base while the winner is timed afresh, and while the way to it is raced."""
+
+
 class Progress:
     """What to tell while a run goes on; every method may be called often. This one stays silent."""
 
@@ -72,8 +76,8 @@ class Run:
     earlier_s: float = 0.0
     """Seconds spent on this run by processes before this one."""
     crew: Crew | None = None
-    testing_s: float = 0.0
-    """Seconds that scoring the base on the test split is expected to take."""
+    ending_s: float = 0.0
+    """Seconds that scoring the base on the test split, and timing it afresh, are expected to take."""
     packed: Trial | None = None
     """The trial whose bundle lies in the run folder so far."""
     seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "converting": 0.0, "measuring": 0.0})
@@ -87,7 +91,7 @@ class Run:
     def deadline(self) -> float:
         """The `time.monotonic()` at which the search ends, keeping back time to verify."""
         within = self.request.within_s
-        reserve = max(RESERVE * within, min(RESERVE_S + self.testing_s, within / 2))
+        reserve = max(RESERVE * within, min(RESERVE_S + self.ending_s, within / 2))
         return self.started + max(0.0, within - reserve - self.earlier_s)
 
     @contextlib.contextmanager
@@ -315,7 +319,7 @@ def _measure_base(run: Run, search: Search) -> None:
         if name not in bench.base_figures or bench.base_figures[name].value <= 0:
             raise UsageError(f"{name} cannot be read of the base here: the machine's facts lack its price or its power")
     search.predictor.base_latency_ms = bench.base_figures["latency_ms"].value
-    run.testing_s = bench.test_size * bench.base_figures["latency_ms"].value / 1e3
+    run.ending_s = (bench.test_size + ENDING_CALLS) * bench.base_figures["latency_ms"].value / 1e3
     search.predictor.learn(Candidate(Bound((), bench.runtime), search.base.model.facts), bench.base_figures, None)
 
 

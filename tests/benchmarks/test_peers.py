@@ -97,7 +97,7 @@ def test_the_contest_from_artefacts_to_the_table(fake, tmp_path, capsys):
     recorded = [json.loads(line) for line in (tmp_path / "tabs/workloads.jsonl").read_text().splitlines()]
     assert [line["value"] for line in recorded if line["name"] == "verdict"] == [verdict]
     assert {"base_latency_ms", "total_s"} <= {line["name"] for line in recorded}
-    held = json.loads((tmp_path / "runs/bench/one-peers/contest.json").read_text())
+    held = json.loads((tmp_path / "cache/bench/one-peers/contest.json").read_text())
     found = {known["name"]: known for known in held["entrants"]}
     assert list(found) == ["trimtab", "base", *VARIANTS]
     assert found["unable"]["dash"] == "it knows no such layers"
@@ -110,7 +110,7 @@ def test_the_contest_from_artefacts_to_the_table(fake, tmp_path, capsys):
     assert {"base", "good", "broken"} <= set(held["race"]["latency"])
     before = held["race"]
     assert harness.main(["one", "--only", "contest"]) == 0  # the same artefacts: nothing is timed again
-    assert json.loads((tmp_path / "runs/bench/one-peers/contest.json").read_text())["race"] == before
+    assert json.loads((tmp_path / "cache/bench/one-peers/contest.json").read_text())["race"] == before
     rows = [json.loads(line) for line in (tmp_path / "tabs/artefacts.jsonl").read_text().splitlines()]
     assert {row["name"]: row["value"] for row in rows if row["name"] in ("good", "broken", "unable")} == {
         "good": "PASS",

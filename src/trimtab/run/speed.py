@@ -18,6 +18,8 @@ from trimtab.maths.roofline import roofline_s
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
 
+STATIC, DYNAMIC = 1.5, 3.0
+"""Times the cost of a float layer: one whose activations are quantized, and one that first finds their range."""
 LEAST_BITS = 3.5
 """No kernel here multiplies weights of fewer bits."""
 LONE_CORE_GBS = 25.0
@@ -48,7 +50,8 @@ class Speed:
         peak = _peak(facts, bits, machine.peak_gflops) * 1e9 * share * self.efficiency
         if not peak or not machine.bandwidth_gbs:
             return 0.0
-        overhead = (self.call_us + self.layer_us * sum(facts.layers.values())) / 1e6
+        extra = DYNAMIC if facts.dynamic else STATIC if facts.activation_bits <= 8 else 1.0
+        overhead = (self.call_us + extra * self.layer_us * sum(facts.layers.values())) / 1e6
         bandwidth = min(machine.bandwidth_gbs, LONE_CORE_GBS * threads) * 1e9
         read = facts.parameters - facts.parameters_by.get("embedding", 0)  # of a table, a few rows are read
         return 1e3 * facts.calls * roofline_s(2.0 * facts.operations, read * bits / 8, peak, bandwidth, overhead)
