@@ -6,7 +6,8 @@
 A marked place stands between `<!-- KIND:NAME words -->` and `<!-- /KIND -->`:
 
     tab:NAME      tabs/NAME.jsonl; words: names=a,b (rows, in this order), groups=a,b (one column each) or columns=a,b
-                  (keys of the line or of its conditions), keep=largest (of each name the line with the largest value)
+                  (keys of the line or of its conditions), keep=largest (of each name the line with the largest value),
+                  by=group (a row for each group, a column for each name) or by=name (the other way round)
     registry:KIND every pass, runtime, source, task or meter with its arguments
     map:FOLDER    the Python files and packages of a folder, a line each
     libraries:all what pyproject.toml asks for and constraints.txt holds
@@ -77,12 +78,20 @@ def tab(name: str, words: Mapping[str, str]) -> str:
     unknown = {*names} - {line["name"] for line in lines}
     if unknown:
         raise SystemExit(f"{path.name} has no figure {', '.join(sorted(unknown))}, and a document asks for it")
-    if "groups" in words:
-        return _pivot(lines, names, words["groups"].split(","))
+    if words.get("by") == "group":
+        by = {(line["name"], line["group"]): line for line in reversed(lines)}
+        rows = ([group, *(_value(by.get((name, group))) for name in names)] for group in _groups(lines))
+        return table(["", *map(_words, names)], rows)
+    if "groups" in words or words.get("by") == "name":
+        return _pivot(lines, names, words["groups"].split(",") if "groups" in words else _groups(lines))
     chosen = [line for one in names for line in _kept([li for li in lines if li["name"] == one], words.get("keep", ""))]
     columns = words.get("columns", "name,value,n").split(",")
     titles = [column.rpartition(".")[2].replace("_", " ") for column in columns]
     return table(titles, ([_cell(line, column) for column in columns] for line in chosen))
+
+
+def _groups(lines: Iterable[Line]) -> list[str]:
+    return list(dict.fromkeys(line["group"] for line in lines))
 
 
 def _kept(lines: list[Line], keep: str) -> list[Line]:

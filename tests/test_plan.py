@@ -55,6 +55,12 @@ def test_every_chain_is_offered_once_and_the_base_is_not(machine):
     assert not [name for name in torch if name.startswith("@ torch")]
 
 
+def test_without_training_a_graph_may_still_read_smaller_images(machine):
+    images = Facts("onnx", 1000, 10**8, {"conv": 9}, operations_by={"conv": 10**8})
+    names = [candidate.name for candidate in candidates(images, machine, train=False)]
+    assert any(name.startswith("downscale(scale=0.7)") for name in names)
+
+
 def test_without_training_only_passes_that_fit_nothing_are_offered(machine):
     found = list(candidates(TORCH, machine, train=False))
     assert found

@@ -58,7 +58,8 @@ def candidates(facts: Facts, machine: Machine, train: bool = True) -> Iterator[C
     """
     passes, _ = available("passes")
     runtimes, _ = available("runtimes")
-    for chain, after in _chains((), facts, machine, tuple(passes.values()) if train else untrained(passes.values())):
+    allowed = tuple(passes.values()) if train else untrained(passes.values(), facts)
+    for chain, after in _chains((), facts, machine, allowed):
         for kind in runtimes.values():
             raced = not chain and after.format in kind.native  # type: ignore[attr-defined]
             if after.format in kind.formats and not raced:  # type: ignore[attr-defined]
@@ -66,9 +67,10 @@ def candidates(facts: Facts, machine: Machine, train: bool = True) -> Iterator[C
                     yield Candidate(Bound(chain, runtime), after)
 
 
-def untrained(passes: Iterable[type]) -> tuple[type, ...]:
-    """Leave out the passes of stages that fit weights, or need passes that do."""
-    return tuple(kind for kind in passes if kind.stage not in TRAINING)  # type: ignore[attr-defined]
+def untrained(passes: Iterable[type], facts: Facts) -> tuple[type, ...]:
+    """Leave out the passes of stages that fit weights; of torch models also what needs such a pass behind it."""
+    fits = TRAINING if facts.format == "torch" else TRAINING - {"structure"}
+    return tuple(kind for kind in passes if kind.stage not in fits)  # type: ignore[attr-defined]
 
 
 def expect(bound: Bound, facts: Facts, machine: Machine) -> Candidate:

@@ -143,6 +143,8 @@ class Search:
     trials: list[Trial] = field(default_factory=list)
     slowness: dict[str, list[float]] = field(default_factory=dict)
     """Pass, or measuring -> time taken over the time guessed."""
+    stages: dict[str, str] = field(default_factory=dict)
+    """Pass -> its stage, of those whose time was seen."""
 
     def resume(self, frozen: bool = False) -> None:
         """Take over every finished trial that the tab records; passing faults are tried again.
@@ -260,10 +262,10 @@ class Search:
         done = self.workshop.peek(self.base, passes, self.base)
         facts, total = self.base.model.facts, 0.0
         for place, step in enumerate(passes):
-            total += self._corrected(step.name(), self._guess(step, facts)) if place >= done else 0.0
+            total += self._corrected(step, self._guess(step, facts)) if place >= done else 0.0
             facts = step.predict(facts, self.workshop.machine)
         latency = self.predictor.figures(candidate)["latency_ms"].value
-        return total + self._corrected(MEASURING, self._measuring(candidate, latency))
+        return total + self._corrected(None, self._measuring(candidate, latency))
 
     def _guess(self, step: Pass, facts: Facts) -> float:
         told = step.seconds(facts, self.workshop.machine)
@@ -274,10 +276,17 @@ class Search:
         loading = candidate.bound.runtime.loading_s if candidate.bound.runtime else 0.0
         return loading + len(self.workshop.task.split("validation")) * latency_ms / 1e3
 
-    def _corrected(self, what: str, guess: float) -> float:
-        """Return a guess times what guesses about the like were off by so far, or about all passes for a new one."""
-        others = [ratio for name, ratios in self.slowness.items() if name != MEASURING for ratio in ratios]
-        seen = self.slowness.get(what) or (others if what != MEASURING else [])
+    def _corrected(self, step: Pass | None, guess: float) -> float:
+        """Return a guess times what guesses about the like were off by so far; None: about measuring.
+
+        Of a new pass, those about others of its stage tell the most, then those about all passes.
+        """
+        if step is None:
+            seen = self.slowness.get(MEASURING, [])
+        else:
+            passes = {name: ratios for name, ratios in self.slowness.items() if name != MEASURING}
+            alike = [ratio for name, ratios in passes.items() if self.stages[name] == step.stage for ratio in ratios]
+            seen = passes.get(step.name()) or alike or [ratio for ratios in passes.values() for ratio in ratios]
         return guess * (fmean(seen[-5:]) if seen else 1.0)
 
     def attempt(self, candidate: Candidate) -> Trial:
@@ -333,6 +342,7 @@ class Search:
             made = self.workshop.apply(made, [step], self.base)
             if made.seconds > before:
                 self.slowness.setdefault(step.name(), []).append((made.seconds - before) / guess)
+                self.stages[step.name()] = step.stage
         return made
 
     def _measure(self, trial: Trial, made: Made) -> Trial:

@@ -22,6 +22,12 @@ GAIN = {"fp32": 1.0, "bf16": 1.6}
 OFFERS = ((20.0, 512), (60.0, 1024), (180.0, 4096))
 """Seconds that a short, a medium and a long training may take, and the steps after which little more is won."""
 FEWEST = 16
+SHARED = 1e8
+"""Operations of a layer in a step from which sharing it out among threads pays: waking them costs about a millisecond.
+
+On two shared cores with passive waiting, a net of 4e7 operations a layer trained 2.1 times slower with two threads than
+with one, EfficientNet at 64 pixels (1e7) 1.7 times; a transformer encoder of 3e8 1.5 times faster.
+"""
 
 
 def step_seconds(facts: Facts, machine: Machine, batch: int, *, taught: bool = False, precision: str = "fp32") -> float:
@@ -35,6 +41,16 @@ def step_seconds(facts: Facts, machine: Machine, batch: int, *, taught: bool = F
     teacher = 2 * facts.operations / max(1 - facts.cut, 0.01) if taught else 0.0
     products = batch * (6 * facts.operations / GAIN[precision] + teacher)
     return facts.calls * (products / peak + LAYER_SECONDS * sum(facts.layers.values()))
+
+
+def threads_worth(facts: Facts, batch: int, most: int) -> int:
+    """Return how many of `most` threads a training should use: all or one, told by the net alone, so that it repeats.
+
+    >>> encoder = Facts("torch", 22_000_000, 500_000_000, {"linear": 37, "attention": 6})
+    >>> threads_worth(encoder, 16, most=2), threads_worth(Facts("torch", 1, 20_000_000, {"conv": 9}), 16, most=2)
+    (2, 1)
+    """
+    return most if 2 * facts.operations * batch >= SHARED * max(1, sum(facts.layers.values())) else 1
 
 
 def steps_worth(seconds: float) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from trimtab.errors import DataError, Refused
 from trimtab.fit import checkpoint, tensors
 from trimtab.fit.checkpoint import Progress
+from trimtab.fit.effort import threads_worth
 from trimtab.fit.features import Features
 from trimtab.fit.losses import hard, soft
 from trimtab.fit.optimizer import optimizer, settled
@@ -51,7 +52,7 @@ def fit(
         TimeoutError: past the deadline; the checkpoint in `around.keep` takes the same call to the same end.
     """
     around = around or Surroundings()
-    with checkpoint.seeded(around.seed, around.threads):
+    with checkpoint.seeded(around.seed, _threads(teacher or module, settings, around)):
         return _Training(Net.of(module), view, settled(settings, module), around, teacher).run()
 
 
@@ -68,6 +69,12 @@ def evaluate(module: nn.Module, view: TaskView, split: Split, metric: Metric) ->
     ]
     together = np.concatenate(rows)
     return float(metric.reduce(together, np.ones((1, len(together))))[0])
+
+
+def _threads(larger: nn.Module, settings: Settings, around: Surroundings) -> int:
+    """Return the threads that pay: all, or one where layers are too small to be shared out."""
+    model = larger.model if isinstance(larger, Net) else None
+    return threads_worth(model.facts, settings.batch, around.threads) if model else around.threads
 
 
 class _Training:
