@@ -13,6 +13,7 @@ from trimtab.errors import CorruptFile, DataError, OutputError, WorkerDied, Work
 from trimtab.plan import Candidate
 from trimtab.recipe import Bound, bind
 from trimtab.search import (
+    USUAL_LOSS,
     WORTH_TESTING,
     Aim,
     Search,
@@ -70,8 +71,38 @@ def test_a_larger_test_split_helps_what_is_good_and_not_what_is_bad():
 
 def test_what_was_proved_to_be_the_same_needs_no_proof_by_validation():
     seen = judgement(0.0, -0.01, error=0.008)
-    assert chance_of_passing([seen], 0.2, 0.95, exact=True) > chance(seen, ratio=0.2) > 0.5
-    assert chance_of_passing([seen], 25.0, 0.95, exact=True) < 0.5, "a small test split decides nothing"
+    assert chance_of_passing([seen], 0.2, 0.95, USUAL_LOSS["exact"]) > chance(seen, ratio=0.2) > 0.5
+    assert chance_of_passing([seen], 25.0, 0.95, USUAL_LOSS["exact"]) < 0.5, "a small test split decides nothing"
+
+
+@pytest.mark.parametrize(
+    ("promise", "base", "trimmed", "difference", "margin"),
+    [
+        ("accuracy >= base - 0.02", 0.9, 0.9, 0.0, -0.02),
+        ("ndcg >= base * 0.9", 0.2, 0.2, 0.02, 0.0),
+        ("agreement >= 0.98", None, 1.0, None, 0.98),
+        ("accuracy >= 0.88", 0.9, 0.9, None, 0.88),
+        ("word_error <= base + 0.02", 0.3, 0.3, 0.0, 0.02),
+        ("word_error <= 0.32", 0.3, 0.3, None, 0.32),
+    ],
+)
+def test_what_is_usual_is_told_in_the_units_of_each_promise(promise, base, trimmed, difference, margin):
+    low, high = ((difference if difference is not None else trimmed) + e for e in (-0.05, 0.05))
+    seen = Judgement(promise, "", "UNDECIDED", base, trimmed, difference, low, high, margin, "share", 100, "")
+    assert chance_of_passing([seen], 0.01, 0.95, (0.0, 1e-9)) == pytest.approx(1.0, abs=1e-4)
+    assert chance_of_passing([seen], 0.01, 0.95, (0.05, 1e-9)) == pytest.approx(0.0, abs=1e-4)
+
+
+@given(st.floats(-0.05, 0.05), st.floats(0.001, 0.05))
+def test_luck_on_validation_is_held_against_a_candidate(difference, error):
+    seen = judgement(difference, -0.02, error)
+    mirrored = replace(seen, promise="log_loss <= base + 0.02", difference=-difference, low=-seen.high, high=-seen.low)
+    mirrored = replace(mirrored, margin=0.02, trimmed=0.9 - difference)
+    drawn = [chance_of_passing([one], 0.2, 0.95, USUAL_LOSS["structure"]) for one in (seen, mirrored)]
+    assert drawn[0] == pytest.approx(drawn[1])
+    usual = judgement(-0.005, -0.02, error)
+    certain = chance_of_passing([usual], 0.2, 0.95, USUAL_LOSS["structure"])
+    assert (drawn[0] >= certain) == (difference >= -0.005) or drawn[0] == pytest.approx(certain)
 
 
 def test_signs_turn_round_where_lower_is_better():

@@ -42,8 +42,9 @@ WORTH_TRYING = 0.02
 """The search is over when no candidate's expected gain in log cost, times its chance, is above this."""
 WORTH_TESTING = 0.3
 """Candidates less likely than this to pass are not taken to the sealed test."""
-KNOWN = 0.001
-"""Doubt about the quality of a model that was proved to answer as the base does."""
+USUAL_LOSS = {"exact": (0.0, 0.001), "precision": (0.002, 0.005), "structure": (0.005, 0.01)}
+"""What recipes lose that kept a promise of about a point, and its spread, as shares: of models that were proved to
+answer as the base does, that were quantized, and that were cut and fitted."""
 USUAL_TOLERANCE = 0.02
 """The loss, as a share, that is taken to be allowed where no promise says."""
 STATUSES = ("measured", "dropped", "refused", "failed")
@@ -353,7 +354,7 @@ class Search:
             rows, hopeless = self.bench.rows(made, worker, runtime, "validation", stop=self._hopeless)
             if hopeless:
                 return replace(trial, status="dropped", reason=hopeless, loss=self._loss_so_far(rows))
-            judgements, chance = self._chance(rows, self._is_exact(trial.candidate))
+            judgements, chance = self._chance(rows, self._usual(trial.candidate))
             costs = self.bench.costs(made, runtime, worker, self._wanted)
             figures = self.bench.quality(rows, "validation") | costs
         measured = replace(trial, status="measured", figures=figures, chance=chance, judgements=tuple(judgements))
@@ -381,15 +382,22 @@ class Search:
                 return f"{promise} is refuted after {len(rows)} validation examples (e-value above {1 / alpha:.0f})"
         return ""
 
-    def _is_exact(self, candidate: Candidate) -> bool:
-        """Tell whether the recipe only has steps that prove the answers to be the same: validation need not."""
-        return candidate.facts.quality_loss == self.base.model.facts.quality_loss and not candidate.structure
+    def _usual(self, candidate: Candidate) -> tuple[float, float]:
+        """Return what such recipes usually lose, and the spread around it, as shares, before validation is looked at.
 
-    def _chance(self, rows: Floats, exact: bool) -> tuple[list[Judgement], float]:
+        Steps that prove the answers to be the same lose nothing. A base that was unlucky on validation makes every
+        candidate look better than it is; that is what this holds against them.
+        """
+        if candidate.structure:
+            return USUAL_LOSS["structure"]
+        exact = candidate.facts.quality_loss == self.base.model.facts.quality_loss
+        return USUAL_LOSS["exact" if exact else "precision"]
+
+    def _chance(self, rows: Floats, usual: tuple[float, float]) -> tuple[list[Judgement], float]:
         evidence = self.bench.evidence(rows, "validation")
         judgements = judge(self.aim.promises, evidence, self.aim.confidence)
         ratio = len(self.workshop.task.split("validation")) / max(1, self.bench.test_size)
-        return judgements, chance_of_passing(judgements, ratio, self.aim.confidence, exact)
+        return judgements, chance_of_passing(judgements, ratio, self.aim.confidence, usual)
 
     def _take(self, trial: Trial) -> None:
         self.trials.append(trial)
@@ -447,18 +455,20 @@ class Search:
         return self.aim.cost(self.bench.base_figures[self.aim.objective].value) * share, max(spread, 0.2)
 
 
-def chance_of_passing(judgements: Sequence[Judgement], ratio: float, confidence: float, exact: bool = False) -> float:
+def chance_of_passing(
+    judgements: Sequence[Judgement], ratio: float, confidence: float, usual: tuple[float, float] | None = None
+) -> float:
     """Return the chance that a test split `1 / ratio` times as large passes, from validation judgements.
 
-    A difference seen has a standard error e, read off its interval, and the one to come e x sqrt(ratio). Slices are
-    small: their error is scaled from the overall one, and their difference drawn towards it (empirical Bayes, Efron
-    and Morris 1973, JASA 68:117). Slices are taken as independent, which errs on the careful side. Of an `exact` model,
-    whose answers are known to be the base's, what was seen is what is there: only the test's own error is left.
+    A difference seen has a standard error e, read off its interval, and the one to come e x sqrt(ratio). It is drawn
+    towards the `usual` loss (mean, spread) the more, the smaller the spread is beside e. Slices are small: their error
+    is scaled from the overall one, and their difference drawn towards it (empirical Bayes, Efron and Morris 1973, JASA
+    68:117). Slices are taken as independent, which errs on the careful side.
     """
     whole = {_metric(j): j for j in judgements if not j.slice and j.difference is not None}
-    known = KNOWN if exact else math.inf
+    prior = usual or (0.0, math.inf)
     wholes = [whole.get(_metric(j)) if j.slice else None for j in judgements]
-    return math.prod(_chance_of_one(j, w, (ratio, known), confidence) for j, w in zip(judgements, wholes, strict=True))
+    return math.prod(_chance_of_one(j, w, (ratio, *prior), confidence) for j, w in zip(judgements, wholes, strict=True))
 
 
 def _metric(judgement: Judgement) -> str:
@@ -466,9 +476,9 @@ def _metric(judgement: Judgement) -> str:
 
 
 def _chance_of_one(
-    judgement: Judgement, whole: Judgement | None, about: tuple[float, float], confidence: float
+    judgement: Judgement, whole: Judgement | None, about: tuple[float, float, float], confidence: float
 ) -> float:
-    ratio, most = about
+    ratio, usual, spread = about
     z = NormalDist().inv_cdf(confidence)
     error = _error(judgement, z)
     seen = judgement.trimmed if judgement.difference is None else judgement.difference
@@ -479,9 +489,20 @@ def _chance_of_one(
         seen, doubt = trust * seen + (1 - trust) * whole.difference, SLICE_SPREAD * math.sqrt(1 - trust)
     if not math.isfinite(error):
         return 0.0
+    if whole is None and judgement.unit == "share" and math.isfinite(spread):
+        lost = usual if ">=" in judgement.promise else -usual
+        trust = spread**2 / (spread**2 + doubt**2)
+        seen = trust * seen + (1 - trust) * (_without_loss(judgement) - lost)
+        doubt = spread * math.sqrt(1 - trust)
     later = error * math.sqrt(ratio)
     room = (seen - judgement.margin) * (1 if ">=" in judgement.promise else -1)
-    return normal_cdf((room - z * later) / math.hypot(min(doubt, most), later))
+    return normal_cdf((room - z * later) / math.hypot(doubt, later))
+
+
+def _without_loss(judgement: Judgement) -> float:
+    """Return what the base itself would show: the difference to the share of it that is promised, or its own value."""
+    whole = 1.0 if judgement.base is None else judgement.base
+    return whole if judgement.difference is None else whole - (judgement.trimmed - judgement.difference)
 
 
 def _error(judgement: Judgement, z: float) -> float:
