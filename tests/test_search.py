@@ -219,6 +219,21 @@ def test_a_second_bet_is_worth_the_more_the_less_sure_the_first_is():
     assert gains[0] > gains[1] > gains[2] == pytest.approx(0.0, abs=1e-3)
 
 
+def test_what_begins_with_steps_that_were_refused_is_not_tried():
+    runtimes = [bind(f"@ null(delay_ms={delay})").runtime for delay in (1, 2)]
+    chains = [(Narrow(8),), (Narrow(8), Stem()), (Narrow(16),), ()]
+    waiting = [Candidate(Bound(chain, runtime), FACTS) for chain in chains for runtime in runtimes]
+    found = search()
+    found.waiting = list(waiting)
+    found._take(Trial(waiting[0], "refused", "no such layers", refused_at=1))
+    assert found.waiting == waiting[4:]
+    assert [(t.candidate, t.status, t.reason) for t in found.trials] == [
+        (one, "refused", "no such layers") for one in waiting[:4]
+    ]
+    found._take(Trial(waiting[4], "refused", "not on this runtime"))
+    assert found.waiting == waiting[5:]
+
+
 def test_where_higher_is_better_the_cost_is_turned_round():
     fast, slow = trial(40.0, 0.9), trial(5.0, 0.9)
     assert search(fast, slow, higher=True).walk_order() == [fast]

@@ -103,6 +103,8 @@ class Trial:
     judgements: tuple[Judgement, ...] = ()
     loss: float | None = None
     """Loss of quality seen on validation, as a share; of a dropped one as far as it was scored."""
+    refused_at: int = 0
+    """The step that refused, counted from 1; 0 where none did, or the runtime."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record that goes on the tab."""
@@ -114,6 +116,7 @@ class Trial:
             "figures": {name: figure.to_json() for name, figure in self.figures.items()},
             "chance": self.chance,
             "loss": self.loss,
+            "refused_at": self.refused_at,
             "seconds": round(self.seconds, 3),
             "trained_seconds": round(self.trained_seconds, 3),
             "converted_seconds": round(self.converted_seconds, 3),
@@ -144,6 +147,8 @@ class Search:
     trials: list[Trial] = field(default_factory=list)
     slowness: dict[str, list[float]] = field(default_factory=dict)
     """Pass, or measuring -> time taken over the time guessed."""
+    _step: int = 0
+    """Number of the step that is being made."""
     stages: dict[str, str] = field(default_factory=dict)
     """Pass -> its stage, of those whose time was seen."""
 
@@ -308,7 +313,8 @@ class Search:
             status = "fault" if passing else "failed"
             trial = replace(trial, status=status, reason=one_line(error))
         except TrimtabError as error:
-            trial = replace(trial, status="refused", reason=one_line(error))
+            at = self._step if trial.made is None else 0
+            trial = replace(trial, status="refused", reason=one_line(error), refused_at=at)
         except Exception as error:  # a library's own error in one candidate must not end the run
             trial = replace(trial, status="failed", reason=f"{type(error).__name__}: {one_line(error)}")
         return replace(trial, seconds=time.monotonic() - start)
@@ -338,7 +344,7 @@ class Search:
 
     def _make(self, candidate: Candidate) -> Made:
         made = self.base
-        for step in candidate.bound.passes:
+        for self._step, step in enumerate(candidate.bound.passes, 1):
             before, guess = made.seconds, self._guess(step, made.model.facts)
             made = self.workshop.apply(made, [step], self.base)
             if made.seconds > before:
@@ -401,6 +407,8 @@ class Search:
 
     def _take(self, trial: Trial) -> None:
         self.trials.append(trial)
+        if trial.refused_at:
+            self._refuse_alike(trial)
         for queue in (self.first, self.waiting):
             queue[:] = [candidate for candidate in queue if candidate.name != trial.candidate.name]
         if trial.status == "measured" and trial.measured_seconds:
@@ -408,6 +416,14 @@ class Search:
             self.slowness.setdefault(MEASURING, []).append(trial.measured_seconds / guess)
         if trial.status in ("measured", "dropped"):
             self.predictor.learn(trial.candidate, trial.figures, trial.loss)
+
+    def _refuse_alike(self, refused: Trial) -> None:
+        """Take what begins with the same steps as refused too, for the same reason."""
+        steps = refused.candidate.bound.passes[: refused.refused_at]
+        alike = [one for one in self.waiting if one.bound.passes[: len(steps)] == steps]
+        gone = {one.name for one in alike}
+        self.waiting = [one for one in self.waiting if one.name not in gone]
+        self.trials += [Trial(one, "refused", refused.reason) for one in alike if one.name != refused.candidate.name]
 
     def _loss_so_far(self, rows: Floats) -> float | None:
         """Return the largest loss of a promised share on the rows at hand; None where no promise is about one."""
@@ -557,6 +573,7 @@ def trial_from_json(candidate: Candidate | None, record: Mapping[str, Any]) -> T
         float(record["measured_seconds"]),
         judgements=tuple(judgement_from_json(judgement) for judgement in record["judgements"]),
         loss=None if loss is None else float(loss),
+        refused_at=int(record.get("refused_at", 0)),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from trimtab.errors import Refused
 from trimtab.passes import Context
 from trimtab.passes._graph import Graphs
+from trimtab.run import onnx_files
 from trimtab.run.program import drive
 from trimtab.values.facts import Facts
 from trimtab.values.model import Greedy, Model, Scan
@@ -157,9 +158,12 @@ def graph(make_onnx, folder, kind, side=24):
     return Model({"main": part})
 
 
-@pytest.mark.parametrize("kind", ["pooled", "dense"])
-def test_graphs_are_resized_too(make_onnx, tmp_path, machine, kind):
+@pytest.mark.parametrize(("kind", "opset"), [("pooled", 17), ("dense", 17), ("dense", 11)])
+def test_graphs_are_resized_too(make_onnx, tmp_path, machine, kind, opset):
     model = graph(make_onnx, tmp_path / "main", kind)
+    proto = onnx_files.load(model.main)
+    proto.opset_import[0].version = opset
+    (tmp_path / "main" / "model.onnx").write_bytes(proto.SerializeToString())
     (tmp_path / "to").mkdir()
     after = Downscale(scale=0.6).apply(model, Context(TaskView(Images()), tmp_path / "to", machine))
     assert after.notes["downscale"]["image"] == [[24, 24], [14, 14]]

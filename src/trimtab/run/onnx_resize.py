@@ -11,6 +11,8 @@ from onnx import helper, numpy_helper
 from trimtab.run import onnx_facts
 
 Size = tuple[int, int]
+OPTIONAL, UNUSED = 13, "resize/unused"
+"""The version from which a resize by sizes may leave out its other inputs; before, they are empty."""
 
 
 def resized(model: onnx.ModelProto, images: Mapping[str, Size], dense: Mapping[str, Size]) -> onnx.ModelProto:
@@ -21,12 +23,16 @@ def resized(model: onnx.ModelProto, images: Mapping[str, Size], dense: Mapping[s
     new = onnx.ModelProto()
     new.CopyFrom(model)
     graph = new.graph
+    opset = max(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
+    unused = "" if opset >= OPTIONAL else UNUSED
+    if unused:
+        graph.initializer.append(numpy_helper.from_array(np.zeros(0, np.float32), UNUSED))
     del graph.value_info[:]
     front, behind = list[onnx.NodeProto](), list[onnx.NodeProto]()
     for name, size in images.items():
-        front += _resize(graph, name, f"{name}/resized", size)
+        front += _resize(graph, name, f"{name}/resized", size, unused)
     for name, size in dense.items():
-        behind += _resize(graph, f"{name}/small", name, size)
+        behind += _resize(graph, f"{name}/small", name, size, unused)
     inside = {**{name: f"{name}/resized" for name in images}, **{name: f"{name}/small" for name in dense}}
     for inner in onnx_facts.graphs_of(model=new):
         for node in inner.node:
@@ -38,7 +44,7 @@ def resized(model: onnx.ModelProto, images: Mapping[str, Size], dense: Mapping[s
     return new
 
 
-def _resize(graph: onnx.GraphProto, name: str, to: str, size: Sequence[int]) -> list[onnx.NodeProto]:
+def _resize(graph: onnx.GraphProto, name: str, to: str, size: Sequence[int], unused: str) -> list[onnx.NodeProto]:
     """Return the nodes that bring [N, C, H, W] to a size by bilinear interpolation between pixels' centres."""
     constants = {f"{to}/size": size, f"{to}/0": [0], f"{to}/2": [2]}
     graph.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), n) for n, v in constants.items())
@@ -48,7 +54,7 @@ def _resize(graph: onnx.GraphProto, name: str, to: str, size: Sequence[int]) -> 
         helper.make_node("Concat", [f"{to}/head", f"{to}/size"], [f"{to}/sizes"], axis=0),
         helper.make_node(
             "Resize",
-            [name, "", "", f"{to}/sizes"],
+            [name, unused, unused, f"{to}/sizes"],
             [to],
             mode="linear",
             coordinate_transformation_mode="half_pixel",
