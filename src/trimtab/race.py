@@ -19,7 +19,7 @@ from trimtab.run.weather import counters, steal_share
 from trimtab.values.figure import Figure
 
 BLOCKS = 10
-LONGEST_S = 40.0
+LONGEST_S = 15.0
 """A race of slow models has fewer blocks, so that it lasts about this long at the most..."""
 FEWEST = 6
 """... but no fewer than a median needs for its interval."""

@@ -30,7 +30,7 @@ def pooled():
     return nn.Sequential(*body, nn.Linear(4, 3))
 
 def flat():
-    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 24 * 24, 3))
+    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 48 * 48, 3))
 
 def dense():
     return nn.Conv2d(2, 4, 3, padding=1)
@@ -53,7 +53,7 @@ class Tagger(Reader):
 class Images(Task):
     """Random images of 2 channels."""
 
-    name, objective, metrics, side = "images", "none", (), 24
+    name, objective, metrics, side = "images", "none", (), 48
 
     def split(self, name):
         rng = np.random.default_rng(len(name))
@@ -113,11 +113,11 @@ def answer(model, **inputs):
 def test_images_are_resized_before_the_net(make):
     model, context = make("pooled", Images())
     after = Downscale().apply(model, context)
-    image = np.random.default_rng(0).normal(size=(3, 2, 24, 24)).astype(np.float32)
-    smaller = image.reshape(3, 2, 12, 2, 12, 2).mean((3, 5))
+    image = np.random.default_rng(0).normal(size=(3, 2, 48, 48)).astype(np.float32)
+    smaller = image.reshape(3, 2, 24, 2, 24, 2).mean((3, 5))
     np.testing.assert_allclose(answer(after, image=image), answer(model, image=smaller), rtol=1e-4, atol=1e-5)
     assert after.main.signature == model.main.signature
-    assert after.notes["downscale"] == {"image": [[24, 24], [12, 12]]}
+    assert after.notes["downscale"] == {"image": [[48, 48], [24, 24]]}
     assert after.main.facts.operations < 0.3 * model.main.facts.operations
     assert Distill.choices(after.main.facts, context.machine)
     again = Downscale().predict(model.facts, context.machine)
@@ -127,7 +127,7 @@ def test_images_are_resized_before_the_net(make):
 def test_maps_get_their_size_back(make):
     model, context = make("dense", Images())
     after = Downscale().apply(model, context)
-    image = np.ones((1, 2, 24, 24), np.float32)
+    image = np.ones((1, 2, 48, 48), np.float32)
     found, wanted = answer(after, image=image), answer(model, image=image)
     assert found.shape == wanted.shape
     np.testing.assert_allclose(found[:, :, 8:16, 8:16], wanted[:, :, 8:16, 8:16], rtol=1e-4, atol=1e-5)
@@ -139,7 +139,7 @@ def test_nets_that_are_made_for_one_size_refuse(make):
         Downscale().apply(model, context)
 
 
-def graph(make_onnx, folder, kind, side=24):
+def graph(make_onnx, folder, kind, side=48):
     """Write an ONNX graph of one convolution, and what makes an answer of it."""
     rng = np.random.default_rng(0)
     constants = {
@@ -166,14 +166,14 @@ def test_graphs_are_resized_too(make_onnx, tmp_path, machine, kind, opset):
     (tmp_path / "main" / "model.onnx").write_bytes(proto.SerializeToString())
     (tmp_path / "to").mkdir()
     after = Downscale(scale=0.6).apply(model, Context(TaskView(Images()), tmp_path / "to", machine))
-    assert after.notes["downscale"]["image"] == [[24, 24], [14, 14]]
+    assert after.notes["downscale"]["image"] == [[48, 48], [28, 28]]
     assert after.main.signature == model.main.signature
-    image = np.ones((3, 2, 24, 24), np.float32)
+    image = np.ones((3, 2, 48, 48), np.float32)
     found, wanted = (drive(one, Graphs.of(one), {"image": image})["output"] for one in (after, model))
     assert found.shape == wanted.shape
     if kind == "dense":
         np.testing.assert_allclose(found[:, :, 8:16, 8:16], wanted[:, :, 8:16, 8:16], rtol=1e-4, atol=1e-5)
-        assert after.main.facts.operations < 0.5 * 9 * 2 * 4 * 24 * 24
+        assert after.main.facts.operations < 0.5 * 9 * 2 * 4 * 48 * 48
 
 
 def test_graphs_that_are_made_for_one_size_refuse(make_onnx, tmp_path, machine):
@@ -206,10 +206,10 @@ def test_what_they_do_not_take_is_told(make, machine):
 
 def test_small_images_and_fixed_inputs_stay(make, machine):
     class Small(Images):
-        side = 20
+        side = 40
 
     model, context = make("pooled", Small())
-    with pytest.raises(Refused, match="20 pixels a side are too small"):
+    with pytest.raises(Refused, match="40 pixels a side are too small"):
         Downscale(scale=0.5).apply(model, context)
     assert "any length" in Truncate().refuses(model, machine)
 
