@@ -14,12 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from trimtab.errors import MissingExtra, Refused, TrimtabError
+from trimtab.errors import Refused
 from trimtab.passes import Context, Pass, Stage
-from trimtab.passes._graph import Graphs
-from trimtab.run import onnx_files
+from trimtab.run import onnx_check, onnx_files
 from trimtab.run.onnx_resize import resized
-from trimtab.run.program import drive
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
 from trimtab.values.model import Model, Part, Single
@@ -146,16 +144,13 @@ def _by_onnx(settings: Downscale, model: Model, context: Context, batch: Batch, 
     """Return the ONNX part with the resize in its graph."""
     part, (whole, smaller) = model.main, known
     name, proto = next(iter(model.parts)), onnx_files.load(part)
-    trial = onnx_files.save(resized(proto, smaller, {}), context.scratch / f"{name}-trial")
+    given = {spec.name: batch.inputs[spec.name] for spec in part.signature.inputs}
+    names = [spec.name for spec in part.signature.outputs]
     try:
-        found = drive(model.map_parts({name: trial}), Graphs.of(model.map_parts({name: trial})), batch.inputs)
-    except MissingExtra:
-        raise
-    except TrimtabError as error:
-        raise Refused(f"smaller images this model cannot take: {_first(error)}") from error
+        found = onnx_check.session(resized(proto, smaller, {}).SerializeToString()).run(names, given)
     except Exception as error:  # onnxruntime's own
         raise Refused(f"smaller images this model cannot take: {_first(error)}") from error
-    new = resized(proto, smaller, _dense(part, found, whole))
+    new = resized(proto, smaller, _dense(part, dict(zip(names, found, strict=True)), whole))
     saved = onnx_files.save(new, context.scratch / name, {"batch": 1, **_free(part, whole)})
     return replace(saved, signature=part.signature)
 
