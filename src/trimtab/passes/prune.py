@@ -92,7 +92,7 @@ class Prune(Pass):
             return (*words, *(cls(ratio=ratio, importance="taylor") for ratio in (0.3, 0.5, 0.75, 0.9)))
         if facts.layers.get("attention"):
             return (*words, *(cls(ratio=ratio, importance="taylor", by="time") for ratio in (0.25, 0.5, 0.7)))
-        return tuple(cls(ratio=ratio) for ratio in (0.3, 0.5, 0.7, 0.8, 0.9))
+        return tuple(cls(ratio=ratio) for ratio in (0.5, 0.7, 0.8, 0.9, 0.95, 0.975))
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect weights to go with the operations, and the score to fall fast until the net is retrained."""
