@@ -176,10 +176,10 @@ def test_a_model_without_a_certificate_leaves_no_bundle(tmp_path, store):
 
 
 @pytest.mark.slow
-def test_memory_is_read_in_fresh_workers_so_a_model_is_not_cheaper_than_itself(tmp_path, store):
+def test_memory_is_read_in_fresh_workers_so_a_model_is_not_cheaper_than_itself(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(Shrink, "choices", classmethod(lambda cls, facts, machine: ()))  # nothing that breaks a promise
     result = run(request(objective="memory", tries=("shrink(32) @ null",)), tmp_path / "x", store=store)
-    assert result.verdict in ("BASE", "INFEASIBLE")  # the latter where one that breaks the promise reads less memory
-    assert result.bundle is None
+    assert result.verdict == "BASE"
 
 
 def test_an_objective_that_cannot_be_read_is_one_clear_line(tmp_path, store):
