@@ -80,8 +80,8 @@ def evaluate(module: nn.Module, view: TaskView, split: Split, metric: Metric) ->
 def _sound_kernels(module: nn.Module) -> Iterator[None]:
     """Leave oneDNN's kernels out for convolutions of odd widths.
 
-    Training a pruned net of the zoo (`resnet(width=8) | prune(0.5)`) corrupted memory with torch 2.13 on a processor with
-    AVX2 alone, and did not without these kernels. That widths which are no multiple of 8 are what does it is a guess.
+    Training a pruned net of the zoo (`resnet(width=8) | prune(0.5)`) corrupted memory with torch 2.13 on a processor
+    with AVX2 alone, and did not without these kernels. That widths which are no multiple of 8 do it is a guess.
     """
     convolutions = [layer for layer in module.modules() if isinstance(layer, nn.modules.conv._ConvNd)]
     odd = any(c.out_channels % EVEN or (c.in_channels % EVEN and c.in_channels > PIXEL) for c in convolutions)
