@@ -108,7 +108,7 @@ WORKLOADS = {
             "encoder-long",
             "transformer",
             "hf:minilm-l6 | train(steps=160, batch=16, lr=0.0002)",
-            "newsgroups(max_length=256)",
+            "newsgroups(max_length=256, test=2000)",
             ("accuracy >= base - 0.01",),
             within="8m",
             small=("hf:minilm-l6 | train(steps=1, batch=4)", "newsgroups(max_length=16)", ""),

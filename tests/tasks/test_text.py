@@ -203,3 +203,9 @@ def test_newsgroups_keep_their_test_split(carried):
     assert all(example.id.startswith("test-") for example in task.split("test"))
     assert task.labels == ("alt.a", "alt.b")
     assert isinstance(task.collate(task.split("test")[:3]), Batch)
+    fewer = Newsgroups(tokenizer=str(carried), test=6)
+    assert {name: len(fewer.split(name)) for name in SPLITS} == {"train": 33, "validation": 7, "test": 6}
+    assert sorted(example.target for example in fewer.split("test")) == [0, 0, 0, 1, 1, 1]
+    for wrong in (-1, 21):
+        with pytest.raises(DataError, match=f"up to 20, or 0 for all of them; got {wrong}"):
+            Newsgroups(tokenizer=str(carried), test=wrong).split("test")

