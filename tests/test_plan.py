@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.plan import Candidate, Predictor, candidates, expect, improvement, normal_cdf
+from trimtab.plan import Candidate, Predictor, candidates, cuts, expect, further, improvement, normal_cdf
 from trimtab.recipe import Bound, bind
 from trimtab.values.facts import Facts
 from trimtab.values.figure import Figure
@@ -68,6 +68,23 @@ def test_without_training_only_passes_that_fit_nothing_are_offered(machine):
     assert {each.structure for each in found} == {""}
 
 
+def test_what_was_cut_and_recovered_can_be_cut_once_more_in_the_same_way(machine):
+    trained = bind("prune(ratio=0.8) | distill(steps=64)").passes
+    found = list(further(trained, TORCH, machine))
+    assert len({one.name for one in found}) == len(found) > 20
+    once = expect(Bound(trained, None), TORCH, machine).facts
+    for one in found:
+        assert one.bound.passes[:2] == trained
+        assert len(cuts(one.bound.passes)) == 2
+        assert one.facts.operations < once.operations
+        assert one.facts == expect(one.bound, TORCH, machine).facts
+        assert {step.name() for step in one.bound.passes if step.stage in ("structure", "recover")} == {
+            "prune",
+            "distill",
+        }
+    assert {len([step for step in one.bound.passes if step.stage == "recover"]) for one in found} == {1, 2}
+
+
 def test_a_users_recipe_is_predicted_step_by_step(machine):
     found = expect(bind("stem(bits=16) | narrow(bits=8) @ null"), FACTS, machine)
     assert (found.facts.weight_bits, found.structure) == (8.0, "stem(bits=16)")
@@ -125,6 +142,19 @@ def test_losses_are_learnt_by_structure(losses):
     learnt, left = predictor.loss(stem)
     assert abs(learnt - np.mean(losses)) <= 0.3 * abs(prior - np.mean(losses)) + 1e-9
     assert left <= doubt
+
+
+def test_what_a_first_cut_lost_is_expected_of_those_that_go_on_from_it(machine):
+    served = "onnx @ onnxruntime"
+    chains = ["prune(ratio=0.8) | distill(steps=64)", "prune(ratio=0.7) | distill(steps=512)"]
+    on, elsewhere = (
+        expect(bind(f"{one} | prune(ratio=0.5) | distill(steps=64) | {served}"), TORCH, machine) for one in chains
+    )
+    predictor = Predictor(machine, TORCH)
+    before = [predictor.loss(one)[0] for one in (on, elsewhere)]
+    predictor.learn(expect(bind(f"{chains[0]} | {served}"), TORCH, machine), latency(1.0), 0.05)
+    falls = [old - predictor.loss(one)[0] for one, old in zip((on, elsewhere), before, strict=True)]
+    assert falls[0] > falls[1] > 0, "it lost far less than was predicted"
 
 
 def test_a_dropped_candidate_is_believed_less_than_one_scored_in_full():

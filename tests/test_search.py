@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.errors import CorruptFile, DataError, OutputError, WorkerDied, WorkerHung
-from trimtab.plan import Candidate
+from trimtab.plan import Candidate, Predictor, expect
 from trimtab.recipe import Bound, bind
 from trimtab.search import (
     WORTH_TESTING,
@@ -141,6 +141,25 @@ def test_what_begins_with_steps_that_were_refused_is_not_tried():
     ]
     found._take(Trial(waiting[4], "refused", "not on this runtime"))
     assert found.waiting == waiting[5:]
+
+
+def test_the_cheapest_likely_structure_is_cut_once_more(machine):
+    facts = Facts("torch", 200_000, 5_000_000, {"linear": 2, "conv": 3})
+    recipes = [f"prune(ratio={ratio}) | distill(steps=64) | onnx @ onnxruntime" for ratio in (0.7, 0.8, 0.9, 0.6)]
+    found = search()
+    found.workshop, found.base = (
+        SimpleNamespace(task=TASK, machine=machine),
+        SimpleNamespace(model=SimpleNamespace(facts=facts)),
+    )
+    found.predictor = Predictor(machine, facts)
+    offered = []
+    for recipe, cost, likely in zip(recipes, (5.0, 2.0, 1.0, 6.0), (0.9, 0.8, 0.1, 0.9), strict=True):
+        found._take(replace(trial(cost, likely), candidate=expect(bind(recipe), facts, machine)))
+        offered.append(len(found.waiting))
+    assert offered[0] > 20, "the first that is likely to pass"
+    assert offered[1] > offered[0], "a cheaper one"
+    assert offered[3] == offered[2] == offered[1], "neither what will fail nor what is dearer"
+    assert all(one.name.startswith(("prune(ratio=0.7)", "prune(ratio=0.8)")) for one in found.waiting)
 
 
 def test_where_higher_is_better_the_cost_is_turned_round():

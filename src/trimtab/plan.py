@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 
 from trimtab.apply import TRAINING
 from trimtab.maths.effects import Case, Effects
@@ -23,7 +24,7 @@ from trimtab.values.machine import Machine
 
 Z90 = 1.645
 MOST_OF_STRUCTURE = 2
-"""Passes that cut the structure in one recipe, each of another kind."""
+"""Passes that cut the structure one after the other, each of another kind, before it is recovered."""
 UNKNOWN_SPREAD = 1.0
 """Standard deviation of log(measured / expected latency) where the runtime predicts nothing."""
 
@@ -57,14 +58,37 @@ def candidates(facts: Facts, machine: Machine, train: bool = True) -> Iterator[C
     The base in its own runtime is left out: the fastest of those settings became the base.
     """
     passes, _ = available("passes")
-    runtimes, _ = available("runtimes")
     allowed = tuple(passes.values()) if train else untrained(passes.values(), facts)
-    for chain, after in _chains((), facts, machine, allowed):
+    yield from _served(_chains((), facts, machine, allowed), machine)
+
+
+def _served(chains: Iterable[tuple[tuple[Pass, ...], Facts]], machine: Machine) -> Iterator[Candidate]:
+    """Yield each chain in every setting of every runtime that takes its format."""
+    runtimes, _ = available("runtimes")
+    for chain, facts in chains:
         for kind in runtimes.values():
-            raced = not chain and after.format in kind.native  # type: ignore[attr-defined]
-            if after.format in kind.formats and not raced:  # type: ignore[attr-defined]
-                for runtime in kind.choices(after, machine):  # type: ignore[attr-defined]
-                    yield Candidate(Bound(chain, runtime), after)
+            raced = not chain and facts.format in kind.native  # type: ignore[attr-defined]
+            if facts.format in kind.formats and not raced:  # type: ignore[attr-defined]
+                for runtime in kind.choices(facts, machine):  # type: ignore[attr-defined]
+                    yield Candidate(Bound(chain, runtime), facts)
+
+
+def further(trained: tuple[Pass, ...], facts: Facts, machine: Machine) -> Iterator[Candidate]:
+    """Yield the recipes that cut and recover a net once more, by passes of the kinds that did so before.
+
+    `facts` are those of the base. A net that was cut in small steps, each recovered, loses less than one cut as deep at
+    once (Molchanov et al. 2017, arXiv 1611.06440, section 2.1).
+    """
+    known = {step.name() for step in trained}
+    passes = tuple(kind for name, kind in available("passes")[0].items() if kind.stage not in TRAINING or name in known)  # type: ignore[attr-defined]
+    so_far = expect(Bound(trained, None), facts, machine).facts
+    chains = _chains(trained, so_far, machine, passes, (STAGES.index("structure"), 0))
+    yield from _served((one for one in chains if len(cuts(one[0])) > len(cuts(trained))), machine)
+
+
+def cuts(chain: Sequence[Pass]) -> list[Pass]:
+    """Return the passes of a chain that cut."""
+    return [step for step in chain if step.stage == "structure"]
 
 
 def untrained(passes: Iterable[type], facts: Facts) -> tuple[type, ...]:
@@ -93,7 +117,7 @@ def _chains(
         yield chain, facts
         return
     yield from _chains(chain, facts, machine, passes, (stage + 1, 0))
-    if first and sum(step.stage == STAGES[stage] for step in chain) == MOST_OF_STRUCTURE:
+    if first and len([*takewhile(lambda step: step.stage == STAGES[stage], reversed(chain))]) == MOST_OF_STRUCTURE:
         return
     for number, kind in enumerate(passes[first:], first):
         if kind.stage == STAGES[stage] and facts.format in kind.formats:  # type: ignore[attr-defined]
@@ -205,7 +229,7 @@ SPEED_SPREADS: Mapping[str, float] = {
 SPEED_SLOPES: Mapping[str, float] = {"work": 0.15}
 """The same for each e-fold of operations below the base's."""
 QUALITY_SPREADS: Mapping[str, float] = {
-    "kinds": 0.5, "cut": 0.5, "structure": 0.4, "conversion": 0.5, "steps": 0.3
+    "kinds": 0.5, "cut": 0.5, "begins": 0.3, "structure": 0.3, "conversion": 0.5, "steps": 0.3
 }  # fmt: skip
 """Standard deviations of the loss beyond the predicted one, in units of the doubt about it."""
 TIMING_NOISE, LEFT_OVER = 0.08, 0.15
@@ -219,9 +243,11 @@ SCORE_NOISE, LEAST_DOUBT = 0.002, 0.001
 def _quality_case(candidate: Candidate) -> Case:
     trained = [step for step in candidate.bound.passes if step.stage in TRAINING]
     others = [str(step) for step in candidate.bound.passes if step.stage not in TRAINING]
+    again = [n for n in range(1, len(trained)) if (trained[n - 1].stage, trained[n].stage) == ("recover", "structure")]
     groups = {
-        "kinds": " ".join(step.name() for step in trained),
-        "cut": " | ".join(str(step) for step in trained if step.stage == "structure"),
+        "kinds": " ".join(dict.fromkeys(step.name() for step in trained)),
+        "cut": " | ".join(map(str, cuts(trained))),
+        "begins": " | ".join(map(str, trained[: again[-1]] if again else trained)),
         "structure": candidate.structure,
         "conversion": " | ".join(others),
         "steps": candidate.steps,

@@ -25,7 +25,7 @@ from trimtab.maths.pareto import frontier
 from trimtab.maths.sequential import drop_process
 from trimtab.measure import Bench
 from trimtab.passes import Pass
-from trimtab.plan import Candidate, Predictor, improvement, normal_cdf
+from trimtab.plan import Candidate, Predictor, cuts, further, improvement, normal_cdf
 from trimtab.values.facts import Facts
 from trimtab.values.figure import Figure
 from trimtab.values.promise import Limit, Promise
@@ -38,6 +38,8 @@ Bars = tuple[Sequence[tuple[float, float]], Mapping[str, float]]
 Z95 = 1.645
 WORTH_TRYING = 0.02
 """The search is over when no candidate's expected gain in log cost, times its chance, is above this."""
+WORTH_GOING_ON = 0.5
+"""What is less likely than this to pass is not cut once more."""
 WORTH_TESTING = 0.3
 """Candidates less likely than this to pass are not taken to the sealed test."""
 USUAL_TOLERANCE = 0.02
@@ -146,14 +148,16 @@ class Search:
     """Number of the step that is being made."""
     stages: dict[str, str] = field(default_factory=dict)
     """Pass -> its stage, of those whose time was seen."""
+    _went_on: set[str] = field(default_factory=set)
+    """Structures whose further cuts are among the candidates."""
 
     def resume(self, frozen: bool = False) -> None:
         """Take over every finished trial that the tab records; passing faults are tried again.
 
         Once the walk is `frozen`, a model that is gone from the store is made again: the order may not change.
         """
-        known = {candidate.name: candidate for candidate in (*self.first, *self.waiting)}
         for record in self.tab.read().of("candidate"):
+            known = {candidate.name: candidate for candidate in (*self.first, *self.waiting)}
             trial = self._recorded(known, record)
             whole = None if trial is None else self._restore(trial, frozen)
             if whole is not None:
@@ -411,6 +415,20 @@ class Search:
             self.slowness.setdefault(MEASURING, []).append(trial.measured_seconds / guess)
         if trial.status in ("measured", "dropped"):
             self.predictor.learn(trial.candidate, trial.figures, trial.loss)
+        self._go_on(trial)
+
+    def _go_on(self, trial: Trial) -> None:
+        """Offer to cut once more what was cut and recovered, once it is the cheapest that is likely to pass."""
+        trained = tuple(step for step in trial.candidate.bound.passes if step.stage in TRAINING)
+        if not cuts(trained) or trained[-1].stage != "recover" or trial.candidate.structure in self._went_on:
+            return
+        likely = [one for one in self.eligible() if one.chance >= WORTH_GOING_ON]
+        if not likely or min(likely, key=self.cost) is not trial:
+            return
+        self._went_on.add(trial.candidate.structure)
+        tried = {one.candidate.name for one in self.trials}
+        offered = further(trained, self.base.model.facts, self.workshop.machine)
+        self.waiting += [candidate for candidate in offered if candidate.name not in tried]
 
     def _refuse_alike(self, refused: Trial) -> None:
         """Take what begins with the same steps as refused too, for the same reason."""
