@@ -155,7 +155,7 @@ class Predictor:
             raw, scale = self._raw(candidate), self._doubt(candidate)
             latency = raw * math.exp(float(errors[number])) if raw > 0 else self.base_latency_ms
             spread = math.hypot(float(spreads[number]), LEFT_OVER) if raw > 0 else UNKNOWN_SPREAD
-            loss = candidate.facts.quality_loss + scale * float(losses[number])
+            loss = self._expected_loss(candidate) + scale * float(losses[number])
             doubt = max(scale * float(doubts[number]), LEAST_DOUBT)
             self._known[candidate.name] = (latency, spread, loss, doubt)
 
@@ -187,7 +187,7 @@ class Predictor:
             self.speed.learn(self._speed_case(candidate), error, TIMING_NOISE)
         if loss is not None:
             scale, noise = self._doubt(candidate), SCORE_NOISE if figures else 4 * SCORE_NOISE
-            error = (loss - candidate.facts.quality_loss) / scale
+            error = (loss - self._expected_loss(candidate)) / scale
             self.quality.learn(_quality_case(candidate), error, noise / scale)
         self._known.clear()
 
@@ -215,10 +215,16 @@ class Predictor:
         ours, base = (max(each.operations * each.calls, 1) for each in (facts, self.base_facts))
         return ours / base
 
+    def _expected_loss(self, candidate: Candidate) -> float:
+        """Return what the passes expect to be lost, and what a net so small is expected to lack."""
+        return candidate.facts.quality_loss + self._lack(candidate)
+
     def _doubt(self, candidate: Candidate) -> float:
-        """Return the doubt about a predicted loss: more where more is expected to be lost, and where more was cut."""
-        cut = max(0.0, 1.0 - self._work_left(candidate.facts))
-        return 0.004 + candidate.facts.quality_loss / 2 + CUT_DOUBT * cut**2
+        """Return the doubt about an expected loss: more where more is expected."""
+        return 0.004 + candidate.facts.quality_loss / 2 + self._lack(candidate)
+
+    def _lack(self, candidate: Candidate) -> float:
+        return LACK * max(0.0, -math.log2(self._work_left(candidate.facts))) ** 2
 
 
 SPEED_SPREADS: Mapping[str, float] = {
@@ -234,8 +240,9 @@ QUALITY_SPREADS: Mapping[str, float] = {
 """Standard deviations of the loss beyond the predicted one, in units of the doubt about it."""
 TIMING_NOISE, LEFT_OVER = 0.08, 0.15
 """Noise of a timing, and what no shared property explains, both as standard deviations of a log."""
-CUT_DOUBT = 0.05
-"""Doubt about what a net without any of its operations would lose beyond what is predicted, as a share."""
+LACK = 0.0004
+"""Share of the score that a net with half the operations lacks however long it is fitted; it grows with the square of
+the number of halvings. Seen on small residual nets, and corrected by what is measured."""
 SCORE_NOISE, LEAST_DOUBT = 0.002, 0.001
 """Noise of a loss read on validation, and the least doubt about an expected one, as shares."""
 
