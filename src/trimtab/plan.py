@@ -235,12 +235,12 @@ SPEED_SPREADS: Mapping[str, float] = {
 SPEED_SLOPES: Mapping[str, float] = {"work": 0.15}
 """The same for each e-fold of operations below the base's."""
 QUALITY_SPREADS: Mapping[str, float] = {
-    "kinds": 0.5, "cut": 0.5, "begins": 0.3, "structure": 0.3, "conversion": 0.5, "steps": 0.3
+    "kinds": 0.5, "cut": 0.5, "begins": 0.3, "recovery": 0.2, "structure": 0.3, "conversion": 0.5, "steps": 0.3
 }  # fmt: skip
 """Standard deviations of the loss beyond the predicted one, in units of the doubt about it."""
 TIMING_NOISE, LEFT_OVER = 0.08, 0.15
 """Noise of a timing, and what no shared property explains, both as standard deviations of a log."""
-LACK = 0.0004
+LACK = 0.0003
 """Share of the score that a net with half the operations lacks however long it is fitted; it grows with the square of
 the number of halvings. Seen on small residual nets, and corrected by what is measured."""
 SCORE_NOISE, LEAST_DOUBT = 0.002, 0.001
@@ -255,6 +255,7 @@ def _quality_case(candidate: Candidate) -> Case:
         "kinds": " ".join(dict.fromkeys(step.name() for step in trained)),
         "cut": " | ".join(map(str, cuts(trained))),
         "begins": " | ".join(map(str, trained[: again[-1]] if again else trained)),
+        "recovery": str(trained[-1]) if trained and trained[-1].stage == "recover" else "",
         "structure": candidate.structure,
         "conversion": " | ".join(others),
         "steps": candidate.steps,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from trimtab.errors import Refused
-from trimtab.fit.effort import precision_of, step_seconds, steps_worth
+from trimtab.fit.effort import precision_of, step_seconds, steps_worth, still_lost
 from trimtab.fit.loop import fit
 from trimtab.fit.program import Net, unfit
 from trimtab.fit.settings import Settings, Surroundings
@@ -19,9 +19,6 @@ from trimtab.passes import Context, Pass, Stage, Use
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
 from trimtab.values.model import Model
-
-STEPS_AN_EPOCH = 125
-"""Of the small data sets on which recovery was seen."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +67,8 @@ class Distill(Pass):
         return tuple(cls(steps=steps, precision=precision) for steps in steps_worth(second))
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
-        """Expect each epoch to win back four fifths of what is still lost; 0.2 percent of it never comes back."""
-        left = 0.002 + 0.2 ** (self.steps / STEPS_AN_EPOCH if self.steps else self.epochs)
-        return replace(facts, cut=0.0, quality_loss=facts.quality_loss * min(1.0, left))
+        """Expect the more to be won back, the longer it takes."""
+        return replace(facts, cut=0.0, quality_loss=facts.quality_loss * still_lost(self.epochs, self.steps))
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
         """Expect what the steps take; epochs tell nothing without the number of examples."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from trimtab.errors import Refused
-from trimtab.fit.effort import step_seconds, steps_worth
+from trimtab.fit.effort import step_seconds, steps_worth, still_lost
 from trimtab.fit.fake import attach, detach
 from trimtab.fit.loop import fit
 from trimtab.fit.optimizer import settled
@@ -24,7 +24,6 @@ from trimtab.values.model import Model
 KINDS = ("conv", "linear")
 GENTLE = 0.25
 """Share of the usual learning rate, for a net that needs no more than to get used to rounding."""
-STEPS_AN_EPOCH = 125
 ROUNDING = 2.0
 """How many times longer a step takes with fake quantizers than without."""
 
@@ -72,8 +71,7 @@ class Qat(Pass):
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect what distillation wins back; weights on a grid cost a little themselves."""
-        left = 0.002 + 0.2 ** (self.steps / STEPS_AN_EPOCH if self.steps else self.epochs)
-        lost = facts.quality_loss * min(1.0, left) + 0.001 * 4.0 ** (8 - self.weights)
+        lost = facts.quality_loss * still_lost(self.epochs, self.steps) + 0.001 * 4.0 ** (8 - self.weights)
         return replace(facts, cut=0.0, quality_loss=min(1.0, lost))
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
