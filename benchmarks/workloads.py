@@ -79,7 +79,7 @@ WORKLOADS = {
             "zoo:resnet | train(epochs=5)",
             "mnist5k",
             ("accuracy >= base - 0.01",),
-            within="3m",
+            within="5m",
             small=("zoo:resnet(width=8) | train(epochs=1)", "digits", ""),
         ),
         Workload(

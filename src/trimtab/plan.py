@@ -238,7 +238,7 @@ QUALITY_SPREADS: Mapping[str, float] = {
     "kinds": 0.5, "cut": 0.5, "begins": 0.3, "recovery": 0.2, "structure": 0.3, "conversion": 0.5, "steps": 0.3
 }  # fmt: skip
 """Standard deviations of the loss beyond the predicted one, in units of the doubt about it."""
-TIMING_NOISE, LEFT_OVER = 0.08, 0.15
+TIMING_NOISE, LEFT_OVER = 0.08, 0.1
 """Noise of a timing, and what no shared property explains, both as standard deviations of a log."""
 LACK = 0.0003
 """Share of the score that a net with half the operations lacks however long it is fitted; it grows with the square of
