@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,13 @@ def write(name: str, lines: Iterable[Mapping[str, Any]]) -> Path:
     path = TABS / f"{name}.jsonl"
     path.write_text("".join(json.dumps(dict(line)) + "\n" for line in lines))
     return path
+
+
+def kept(name: str, lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the lines of `tabs/NAME.jsonl` whose group has none among `lines`: what was measured elsewhere stays."""
+    path, new = TABS / f"{name}.jsonl", {line["group"] for line in lines}
+    old = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [line for line in old if line["group"] not in new]
 
 
 def figures(document: Mapping[str, Any], group: str) -> list[dict[str, Any]]:

@@ -219,7 +219,7 @@ def lines(workload: Workload, seed: int) -> Iterator[dict[str, Any]]:
         "promise": list(workload.promises),
         "recipe": document["recipe"],
         "base_runtime": document["base_runtime"],
-        "machine": document["conditions"]["machine"]["name"],
+        "processor": document["conditions"]["machine"]["cpu"],
     }
     yield {"name": "verdict", "value": document["verdict"], "unit": "", **about}
     for side in ("base", "chosen", "ratios"):
@@ -249,9 +249,16 @@ def _speed_of_search(document: dict[str, Any], out: Path) -> dict[str, float]:
 
 
 def record() -> Path:
-    """Write tabs/workloads.jsonl from every finished run."""
+    """Write tabs/workloads.jsonl from every finished run; workloads without one keep their lines."""
     pairs = [(workload, seed) for workload in WORKLOADS.values() for seed in range(100)]
-    return tabs.write("workloads", [line for workload, seed in pairs for line in lines(workload, seed)])
+    found = [line for workload, seed in pairs for line in lines(workload, seed)]
+    return tabs.write("workloads", by_workload([*found, *tabs.kept("workloads", found)]))
+
+
+def by_workload(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort lines of a tab into the order of the workloads."""
+    order = list(WORKLOADS)
+    return sorted(found, key=lambda line: order.index(line["group"]))
 
 
 def tell() -> None:

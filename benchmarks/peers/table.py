@@ -21,18 +21,24 @@ Line = dict[str, Any]
 
 
 def write(runs: Path, workloads: Sequence[str], peers: Sequence[str]) -> list[Path]:
-    """Write both tabs from every contest that was held."""
+    """Write both tabs from every contest that was held here; other workloads keep their lines."""
     paths = [runs / f"{name}-peers" / "contest.json" for name in workloads]
     held = [json.loads(path.read_text()) for path in paths if path.is_file()]
-    ratios = [line for contest in held for line in cells(contest)]
+    ratios = _merged("peers", [line for contest in held for line in cells(contest)], workloads)
     rows = [*ratios, *means(ratios, [*peers, BASE, BEST])]
-    return [tabs.write("peers", rows), tabs.write("artefacts", [line for one in held for line in artefacts(one)])]
+    found = _merged("artefacts", [line for contest in held for line in artefacts(contest)], workloads)
+    return [tabs.write("peers", rows), tabs.write("artefacts", found)]
+
+
+def _merged(name: str, lines: Sequence[Line], workloads: Sequence[str]) -> list[Line]:
+    together = [dict(line) for line in (*lines, *tabs.kept(name, lines)) if line["group"] in workloads]
+    return sorted(together, key=lambda line: workloads.index(line["group"]))
 
 
 def cells(contest: Mapping[str, Any]) -> Iterator[Line]:
     """Yield for each artefact how many times slower than ours it is, or the word that stands there instead."""
     race, group = contest["race"], contest["workload"]
-    about = {"group": group, "conditions": {"machine": contest["machine"]["name"], **race.get("load", {})}}
+    about = {"group": group, "conditions": {"processor": contest["machine"]["cpu"], **race.get("load", {})}}
     certified = []
     for known in contest["entrants"]:
         line = {"name": known["name"], **about}

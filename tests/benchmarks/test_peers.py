@@ -190,7 +190,7 @@ def held(name, ratios, dashes=()):
         "load": {"load_average": 0.1},
     }
     entrants += [{"name": peer, "dash": "it cannot"} for peer in dashes]
-    return {"workload": name, "machine": {"name": "here"}, "race": race, "entrants": entrants}
+    return {"workload": name, "machine": {"cpu": "a chip"}, "race": race, "entrants": entrants}
 
 
 def test_the_table_means_only_over_certified_artefacts(tmp_path, monkeypatch):
@@ -213,6 +213,14 @@ def test_the_table_means_only_over_certified_artefacts(tmp_path, monkeypatch):
     assert cell["best-peer", "geometric-mean"]["value"] == pytest.approx(6**0.5)
     reasons = [json.loads(line) for line in artefacts.read_text().splitlines()]
     assert [line["reason"] for line in reasons if line["name"] == "r"] == ["it cannot"]
+    (tmp_path / "a-peers" / "contest.json").write_text(json.dumps(held("a", {"base": 8.0, "p": 4.0})))
+    (tmp_path / "b-peers" / "contest.json").unlink()
+    peers, _ = table.write(tmp_path, ["a", "b", "c"], ["p", "q", "r"])
+    again = {(line["name"], line["group"]): line for line in map(json.loads, peers.read_text().splitlines())}
+    assert again["p", "a"]["value"] == 4.0
+    assert again["p", "b"] == cell["p", "b"], "what was measured elsewhere stays"
+    assert ("q", "a") not in again
+    assert again["p", "geometric-mean"]["value"] == pytest.approx(32**0.5)
 
 
 def test_a_ratio_is_turned_round_with_its_interval():

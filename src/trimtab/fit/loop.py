@@ -10,10 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +21,7 @@ from trimtab.fit import checkpoint, tensors
 from trimtab.fit.checkpoint import Progress
 from trimtab.fit.effort import threads_worth
 from trimtab.fit.features import Features
+from trimtab.fit.kernels import sound_kernels
 from trimtab.fit.losses import hard, soft
 from trimtab.fit.optimizer import optimizer, settled
 from trimtab.fit.order import Order, mix
@@ -38,8 +36,6 @@ EVALUATION_BATCH, LONG_BATCH = 256, 32
 CHECKPOINT_SECONDS = 3.0
 """Training that a kill may cost, but for models whose checkpoint takes longer to write than a share of that."""
 CHECKPOINT_SHARE = 0.03
-EVEN, PIXEL = 8, 4
-"""Channels that kernels work through at once, and the most that an image has."""
 
 
 def fit(
@@ -57,7 +53,7 @@ def fit(
         TimeoutError: past the deadline; the checkpoint in `around.keep` takes the same call to the same end.
     """
     around = around or Surroundings()
-    with checkpoint.seeded(around.seed, _threads(teacher or module, settings, around)), _sound_kernels(module):
+    with checkpoint.seeded(around.seed, _threads(teacher or module, settings, around)), sound_kernels(module):
         return _Training(Net.of(module), view, settled(settings, module), around, teacher).run()
 
 
@@ -74,24 +70,6 @@ def evaluate(module: nn.Module, view: TaskView, split: Split, metric: Metric) ->
     ]
     together = np.concatenate(rows)
     return float(metric.reduce(together, np.ones((1, len(together))))[0])
-
-
-@contextmanager
-def _sound_kernels(module: nn.Module) -> Iterator[None]:
-    """Leave oneDNN's kernels out for convolutions of odd widths.
-
-    Training a pruned net of the zoo (`resnet(width=8) | prune(0.5)`) corrupted memory with torch 2.13 on a processor
-    with AVX2 alone, and did not without these kernels. That widths which are no multiple of 8 do it is a guess.
-    """
-    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.modules.conv._ConvNd)]
-    odd = any(c.out_channels % EVEN or (c.in_channels % EVEN and c.in_channels > PIXEL) for c in convolutions)
-    kernels: Any = torch.backends.mkldnn
-    before = kernels.enabled
-    kernels.enabled = before and not odd
-    try:
-        yield
-    finally:
-        kernels.enabled = before
 
 
 def _threads(larger: nn.Module, settings: Settings, around: Surroundings) -> int:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from trimtab.errors import DataError
 from trimtab.fit import attention, blocks, recurrent, timing
 from trimtab.fit.checkpoint import seeded
+from trimtab.fit.kernels import sound_kernels
 from trimtab.fit.losses import hard
 from trimtab.fit.module import arguments
 from trimtab.fit.program import Net
@@ -55,8 +56,8 @@ def collect(
         TimeoutError: past the deadline.
     """
     sample = _sample(view, seed)
-    with seeded(seed, 1):
-        net = Net.load(model).eval().requires_grad_(True)
+    net = Net.load(model).eval().requires_grad_(True)
+    with seeded(seed, 1), sound_kernels(net):
         for module in net.parts:
             attention.swap(module)
         found: Found = {}
