@@ -243,11 +243,13 @@ class Bench:
         )
         return {name: figure for name, figure in figures.items() if np.isfinite(figure.value)}
 
-    def read_base(self) -> dict[str, Figure]:
-        """Return every figure of the base: quality on validation, and all costs."""
+    def read_base(self, wanted: Collection[str] | None = None) -> dict[str, Figure]:
+        """Return figures of the base: quality on validation, and costs: all, or the wanted and those cheap to read."""
         figures = self.quality(self.base_rows("validation"), "validation")
         worker = self.base_worker
         for meter in cheap_first():
+            if not _due(meter, wanted):
+                continue
             if meter.repeats:
                 found = race([(worker, self.probe(self.base, self.runtime))], meter, QUICK_BLOCKS).figures[0]
             else:
@@ -277,7 +279,7 @@ class Bench:
         """Return the costs that are wanted, noisy ones raced briefly against the base, and those cheap to read."""
         figures: dict[str, Figure] = {}
         for meter in cheap_first():
-            if (meter.repeats or meter.fresh) and not set(wanted) & set(meter.figures):
+            if not _due(meter, wanted):
                 continue
             if not meter.repeats:
                 figures |= by_name(self._read(meter, made, runtime, worker))
@@ -328,6 +330,12 @@ class Bench:
             confidence=self.confidence,
             threads=runtime.threads,
         )
+
+
+def _due(meter: Meter, wanted: Collection[str] | None) -> bool:
+    """Tell whether a meter is to be read: it is cheap to read, or one of its figures is wanted; None: all are."""
+    dear = meter.repeats or meter.fresh
+    return not dear or wanted is None or bool(set(wanted) & set(meter.figures))
 
 
 def quality_figure(metric: Metric, rows: Floats, conditions: Mapping[str, Any]) -> Figure:

@@ -360,7 +360,7 @@ class Search:
             if hopeless:
                 return replace(trial, status="dropped", reason=hopeless, loss=self._loss_so_far(rows))
             judgements, chance = self._chance(rows, self._usual(trial.candidate))
-            costs = self.bench.costs(made, runtime, worker, self._wanted)
+            costs = self.bench.costs(made, runtime, worker, self.wanted)
             figures = self.bench.quality(rows, "validation") | costs
         measured = replace(trial, status="measured", figures=figures, chance=chance, judgements=tuple(judgements))
         beyond = self.aim.beyond(figures)
@@ -368,7 +368,8 @@ class Search:
         return replace(measured, loss=loss, reason=f"beyond the limit {beyond[0]}" if beyond else "")
 
     @property
-    def _wanted(self) -> set[str]:
+    def wanted(self) -> set[str]:
+        """The costs that the search looks at."""
         return {self.aim.objective, "latency_ms", *(limit.figure for limit in self.aim.limits)}
 
     def _hopeless(self, rows: Floats) -> str:

@@ -299,7 +299,7 @@ def _base_runtime(run: Run, base: Made) -> Runtime:
 
 
 def _measure_base(run: Run, search: Search) -> None:
-    """Read the base's figures once; they are on the tab when the run goes on."""
+    """Read what the search needs of the base once; it is on the tab when the run goes on."""
     bench = search.bench
     known = recorded(run.tab, "base", figures=dict)
     if known:
@@ -307,7 +307,7 @@ def _measure_base(run: Run, search: Search) -> None:
     else:
         run.progress.doing("measuring the base")
         with run.timed("measuring"):
-            bench.base_figures = bench.read_base()
+            bench.base_figures = bench.read_base(search.wanted)
         figures = {name: figure.to_json() for name, figure in bench.base_figures.items()}
         about = {"recipe": run.request.model, "runtime": str(bench.runtime), "facts": search.base.model.facts.to_json()}
         run.tab.append("base", **about, figures=figures, elapsed_s=run.elapsed)
@@ -387,6 +387,9 @@ def _certify(run: Run, search: Search, order: list[Trial], interrupted: bool) ->
             run.progress.doing("finding where the gain comes from")
             with run.timed("measuring"):
                 return replace(outcome, gain=explain(search.bench, found.trial.candidate.bound))
+    run.progress.doing("reading every figure of the base")
+    with run.timed("measuring"):
+        search.bench.base_figures = search.bench.read_base()
     return outcome
 
 

@@ -7,7 +7,10 @@ from torch import nn
 
 from fit_toys import Backwards, greedy
 from trimtab.fit import teacher as taught
+from trimtab.fit.loop import fit
+from trimtab.fit.order import Order
 from trimtab.fit.program import Net
+from trimtab.fit.settings import Settings
 from trimtab.fit.teacher import Teacher, valid
 from trimtab.values.task import TaskView
 
@@ -39,6 +42,11 @@ def still(view):
     return TaskView(kind())
 
 
+def order(view, count=200):
+    """Return the batches of the first training examples."""
+    return Order([view.split("train")[i] for i in range(count)], 16, 0)
+
+
 def never():
     """Have all the time there is."""
 
@@ -46,38 +54,76 @@ def never():
 def test_a_teacher_is_asked_once_and_answers_in_any_order(still):
     net = Counted()
     teacher = Teacher(net, still)
-    teacher.prepare(range(200), never)
-    assert (net.asked, teacher.note) == (200, "")
+    teacher.prepare(order(still), 100, never)
+    assert (net.asked, teacher.note, teacher.period) == (200, "", 0)
     chosen = [5, 199, 64]
     batch = still.task.collate([still.split("train")[i] for i in chosen])
     with torch.no_grad():
         expected = net.net(torch.from_numpy(batch.inputs["image"]))
-    torch.testing.assert_close(teacher.answer(batch, chosen, True), expected)
+    torch.testing.assert_close(teacher.answer(batch, chosen, 0), expected)
     assert net.asked == 200
-    teacher.answer(batch, chosen, False)
-    assert net.asked == 203
+    seldom = Counted(2)
+    Teacher(seldom, still).prepare(order(still), 13, never)
+    assert seldom.asked == 0, "in one epoch every example comes once"
+
+
+def test_changed_batches_come_again_and_are_asked_once_for_all_trainings(view, monkeypatch):
+    nets = Counted(), Counted()
+    for net in nets:
+        teacher = Teacher(net, view)
+        teacher.prepare(order(view), 10, never)
+        assert teacher.period == taught.VIEWS * 13
+        assert "come again after 8 epochs" in teacher.note
+        plain = view.task.collate([view.split("train")[i] for i in range(16)])
+        changed = [view.task.augment(plain, seed) for seed in (1, 2)]
+        first = [teacher.answer(batch, range(16), step) for step, batch in enumerate(changed)]
+        for step, batch in enumerate(changed):
+            assert torch.equal(teacher.answer(batch, range(16), step), first[step])
+        assert not torch.equal(*first)
+    assert [net.asked for net in nets] == [32, 0]
+    monkeypatch.setattr(taught, "LIMIT_MB", 0.001)
+    crowded = Teacher(Counted(1), view)
+    crowded.prepare(order(view), 10, never)
+    for _ in range(2):
+        crowded.answer(changed[0], range(16), 0)
+    assert not crowded.kept.batches
+
+
+def test_a_distilled_net_sees_batches_again_after_the_period(view, monkeypatch):
+    monkeypatch.setattr(taught, "VIEWS", 1)
+    seen: list[bytes] = []
+
+    class Watched(Counted):
+        def forward(self, image):
+            if self.training:
+                seen.append(image.numpy().tobytes())
+            return super().forward(image)
+
+    batches = Order(view.split("train"), 16, 0).batches
+    teacher = Counted(1)
+    fit(Watched(), view, Settings(steps=2 * batches, alpha=0.5), teacher=teacher)
+    steps = seen[: 2 * batches]
+    assert steps[:batches] == steps[batches:]
+    assert len(set(steps)) == batches
+    assert teacher.asked <= len(view.split("train")) + 1
 
 
 def test_the_next_training_finds_the_answers_of_the_same_teacher_and_task(still):
     first, same, other = Counted(), Counted(), Counted(1)
     for net in (first, same, other):
-        Teacher(net, still).prepare(range(200), never)
+        Teacher(net, still).prepare(order(still), 100, never)
     assert (first.asked, same.asked, other.asked) == (200, 0, 200)
     fresh = Counted(1)
-    Teacher(fresh, TaskView(type(still.task)())).prepare(range(200), never)
+    Teacher(fresh, TaskView(type(still.task)())).prepare(order(still), 100, never)
     assert fresh.asked == 200
 
 
-def test_says_why_answers_are_not_kept(view, still, monkeypatch):
-    changing = Teacher(Counted(), view)
-    changing.prepare(range(200), never)
-    assert "examples change from epoch to epoch" in changing.note
+def test_says_why_answers_are_not_kept(still, monkeypatch):
     monkeypatch.setattr(taught, "LIMIT_MB", 0.001)
     large = Teacher(Counted(), still)
-    large.prepare(range(200), never)
+    large.prepare(order(still), 100, never)
     assert "more than 0.001 MB" in large.note
-    assert not changing.rows
-    assert not large.rows
+    assert not large.kept.rows
 
 
 def test_time_ends_before_the_answers_are_there(still):
@@ -85,16 +131,16 @@ def test_time_ends_before_the_answers_are_there(still):
         raise TimeoutError("over")
 
     with pytest.raises(TimeoutError):
-        Teacher(Counted(), still).prepare(range(200), over)
+        Teacher(Counted(), still).prepare(order(still), 100, over)
 
 
 def test_answers_of_a_decoder_are_kept_to_their_length(tmp_path):
     view = TaskView(Backwards())
     teacher = Teacher(Net.load(greedy(tmp_path)), view)
-    teacher.prepare(range(120), never)
+    teacher.prepare(order(view, 120), 100, never)
     chosen = [3, 1, 7, 8]
     batch = view.task.collate([view.split("train")[i] for i in chosen])
-    kept, asked = teacher.answer(batch, chosen, True), teacher.answer(batch, chosen, False)
+    kept, asked = teacher.answer(batch, chosen, 0), teacher._asked(batch)
     counted = valid(batch, asked)
     assert torch.equal(counted, torch.from_numpy(batch.targets >= 0))
     torch.testing.assert_close(kept[counted], asked[counted], atol=1e-6, rtol=1e-4)

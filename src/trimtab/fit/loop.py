@@ -92,7 +92,7 @@ class _Training:
         self.total = settings.steps or settings.epochs * self.order.batches
         self.metric = next((metric for metric in view.task.metrics if not metric.paired), None)
         self.notes: list[str] = []
-        self.teacher = Teacher(teacher, view) if teacher is not None else None
+        self.teacher = Teacher(teacher, view, settings.precision) if teacher is not None else None
         self.alpha = self._alpha()
         self.features = self._features()
         self.hard = (
@@ -160,6 +160,8 @@ class _Training:
         return value
 
     def _loss(self, step: int) -> Tensor:
+        if self.teacher is not None and self.teacher.period:
+            step %= self.teacher.period
         chosen = self.order.chosen(step)
         plain = self.view.task.collate([self.examples[i] for i in chosen])
         batch = self.view.task.augment(plain, mix(self.around.seed, step))
@@ -171,7 +173,7 @@ class _Training:
                 raise DataError(f"{self.view.task.name} has no targets to train on")
             loss = loss + (1 - self.alpha) * self.hard(outputs, torch.from_numpy(np.asarray(batch.targets)))
         if self.teacher is not None and self.alpha > 0:
-            answers = self.teacher.answer(batch, chosen, batch is plain)
+            answers = self.teacher.answer(batch, chosen, step)
             loss = loss + self.alpha * self.soft(outputs, answers, valid(batch, answers))
         return loss + self.settings.features * self.features.loss(batch) if self.features else loss
 
@@ -204,9 +206,9 @@ class _Training:
         now, before = self.order.padding()
         if before:
             self.notes.append(f"batches of like lengths: {now:.0%} of their steps are padding, {before:.0%} unsorted")
-        if self.teacher is None or self.features or not self.alpha or self.total <= self.order.batches:
+        if self.teacher is None or self.features or not self.alpha:
             return
-        self.teacher.prepare(self.order.by_length(), self.around.check_time)
+        self.teacher.prepare(self.order, self.total, self.around.check_time)
         self.notes += [self.teacher.note] if self.teacher.note else []
 
     def _epoch_end(self, progress: Progress) -> None:

@@ -1,27 +1,31 @@
-"""The teacher's answers, asked once for each training example where every epoch would ask the same.
+"""The teacher's answers, asked once for what comes again.
 
-A teacher is as large as the base: asked at each step it costs as much as the pupil. Where the task does not change its
-examples from epoch to epoch, the answers are worked out beforehand, in blocks that do not depend on the order of
-training, so that a resumed training sees the same bits; the next training in this process with the same teacher and
-task finds them ready.
+A teacher is as large as the base: asked at each step it costs more than a small pupil. Where the task does not change
+its examples from epoch to epoch, the answers are worked out beforehand, in blocks that do not depend on the order of
+training. Where it does, batches come again after VIEWS epochs, and an answer is kept from the first time on. Either
+way a resumed training sees the same bits, and the next training in this process with the same teacher and task finds
+the answers ready: the candidates of a search share one teacher.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trimtab.fit import checkpoint, tensors
+from trimtab.fit.order import Order
 from trimtab.fit.program import Net
 from trimtab.values.task import Batch, Task, TaskView
 
 BLOCK = 64
 LIMIT_MB = 256.0
 """Memory that kept answers may take."""
+VIEWS = 8
+"""Epochs after which changed examples come again."""
 
 
 @dataclass
@@ -30,59 +34,86 @@ class Kept:
 
     key: str
     task: Task
-    rows: list[Tensor]
+    rows: list[Tensor] = field(default_factory=list)
+    """Of every example, where the task does not change them."""
+    batches: dict[int, Tensor] = field(default_factory=dict)
+    """Of the batch of a step, where it does."""
 
 
 _LAST: list[Kept] = []
-"""The answers of the last teacher: the candidates of a search share one."""
+"""The answers of the last teacher."""
 
 
 class Teacher:
     """Answers for a net that does not learn."""
 
-    def __init__(self, module: nn.Module, view: TaskView) -> None:
-        self.net, self.view = Net.of(module).eval(), view
-        self.rows: list[Tensor] = []
+    def __init__(self, module: nn.Module, view: TaskView, precision: str = "fp32") -> None:
+        self.net, self.view, self.precision = Net.of(module).eval(), view, precision
+        self.kept = Kept("", view.task)
+        self.period = 0
+        """Steps after which batches come again; 0: never, or what they hold is known."""
         self.note = ""
 
-    def prepare(self, order: Sequence[int], check_time: Callable[[], None]) -> None:
-        """Ask for every training example once, in blocks along `order`, unless the task changes its examples.
+    def prepare(self, order: Order, steps: int, check_time: Callable[[], None]) -> None:
+        """Ask for every training example once, in blocks of like length, if they come more than once in `steps`.
 
-        Raises TimeoutError from `check_time`. `note` says where the answers must be asked at each step, and why.
+        Where the task changes its examples, batches get a `period` instead. `note` says so, or why the answers must be
+        asked at each step. Raises TimeoutError from `check_time`.
         """
-        key = f"{tensors.digest(checkpoint.copy_state(self.net))} {torch.get_num_threads()} {len(order)}"
-        if _LAST and _LAST[0].key == key and _LAST[0].task is self.view.task:
-            self.rows = _LAST[0].rows
-            return
-        rows: list[Tensor | None] = [None] * len(order)
+        about = f"{self.precision} {torch.get_num_threads()} {order.count} {order.batches} {order.seed}"
+        key = f"{tensors.digest(checkpoint.copy_state(self.net))} {about}"
+        if not (_LAST and _LAST[0].key == key and _LAST[0].task is self.view.task):
+            _LAST[:] = [Kept(key, self.view.task)]
+        self.kept = _LAST[0]
+        examples, numbers = self.view.split("train"), order.by_length()
+        few = self.view.task.collate([examples[i] for i in numbers[:1]])
+        if self.view.task.augment(few, 0) is not few:
+            self.period = VIEWS * order.batches
+            self.note = f"training examples change from epoch to epoch, and come again after {VIEWS} epochs"
+        elif not self.kept.rows and steps > order.batches:
+            self.kept.rows = self._rows(numbers, check_time)
+
+    def _rows(self, numbers: Sequence[int], check_time: Callable[[], None]) -> list[Tensor]:
+        rows: list[Tensor | None] = [None] * len(numbers)
         examples = self.view.split("train")
-        for start in range(0, len(order), BLOCK):
+        for start in range(0, len(numbers), BLOCK):
             check_time()
-            chosen = order[start : start + BLOCK]
+            chosen = numbers[start : start + BLOCK]
             batch = self.view.task.collate([examples[i] for i in chosen])
             answers = self._asked(batch)
-            self.note = self._why_not(batch, answers, len(order))
+            self.note = self._why_not(batch, answers, len(numbers))
             if self.note:
-                return
+                return []
             for index, answer, count in zip(chosen, answers, _valid(batch, answers), strict=True):
                 rows[index] = answer[:count].clone()
-        self.rows = [row for row in rows if row is not None]
-        _LAST[:] = [Kept(key, self.view.task, self.rows)]
+        return [row for row in rows if row is not None]
 
-    def answer(self, batch: Batch, chosen: Sequence[int], unchanged: bool) -> Tensor:
-        """Return the answers to a batch, from memory where the batch holds the examples as they are."""
-        if not self.rows or not unchanged:
+    def answer(self, batch: Batch, chosen: Sequence[int], step: int) -> Tensor:
+        """Return the answers to the batch of a step, which holds the `chosen` examples; from memory if they are there.
+
+        Steps count from 0 to below `period` where there is one.
+        """
+        if self.period:
+            return self._again(batch, step)
+        if not self.kept.rows:
             return self._asked(batch)
-        rows = [self.rows[i] for i in chosen]
+        rows = [self.kept.rows[i] for i in chosen]
         return torch.stack(rows) if batch.targets is None or rows[0].ndim == 1 else _padded(rows, batch)
+
+    def _again(self, batch: Batch, step: int) -> Tensor:
+        known = self.kept.batches.get(step)
+        if known is None:
+            known = self._asked(batch)
+            if known.nbytes * self.period <= LIMIT_MB * 1e6:
+                self.kept.batches[step] = known
+        return known
 
     @torch.no_grad()
     def _asked(self, batch: Batch) -> Tensor:
-        return self.net.scores(batch).float()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.net.scores(batch).float()
 
     def _why_not(self, batch: Batch, answers: Tensor, count: int) -> str:
-        if self.view.task.augment(batch, 0) is not batch:
-            return "the teacher answers anew at each step: training examples change from epoch to epoch"
         if answers.ndim > 2 and np.asarray(batch.targets).shape != answers.shape[:-1]:
             return "the teacher answers anew at each step: the valid length of its answers is not known"
         if answers[:1].nbytes * count > LIMIT_MB * 1e6:
