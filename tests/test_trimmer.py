@@ -253,6 +253,7 @@ def test_nothing_beats_the_base(tmp_path, store):
     result = run(request(objective="parameters"), tmp_path / "x", store=store)
     assert result.verdict == "BASE"
     assert "keep the base" in result.document["sentence"]
+    assert {"latency_ms", "throughput_per_s", "memory_mb", "accuracy"} <= set(result.document["base"])
 
 
 @pytest.mark.slow

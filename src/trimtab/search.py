@@ -40,8 +40,9 @@ WORTH_TRYING = 0.02
 """The search is over when no candidate's expected gain in log cost, times its chance, is above this."""
 WORTH_GOING_ON = 0.5
 """What is less likely than this to pass is not cut once more."""
-WORTH_TESTING = 0.3
-"""Candidates less likely than this to pass are not taken to the sealed test."""
+WORTH_TESTING = 0.1
+"""Candidates less likely than this to pass are not taken to the sealed test; a bold one that fails there costs its time
+alone, because those before it have passed."""
 USUAL_TOLERANCE = 0.02
 """The loss, as a share, that is taken to be allowed where no promise says."""
 STATUSES = ("measured", "dropped", "refused", "failed")
