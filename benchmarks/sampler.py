@@ -75,6 +75,12 @@ class Recorded:
             + max(trial.measured_seconds, trial.seconds - trial.trained_seconds - trial.converted_seconds)
         )
 
+    @property
+    def total(self) -> float:
+        """Seconds that trying all of them takes."""
+        made: set[str] = set()
+        return sum(self.seconds(trial.candidate, made) for trial in self.trials.values())
+
     def gain(self, name: str) -> float:
         """Return how many times cheaper than the base a candidate is that likely passes, else 1."""
         trial = self.trials[name]
@@ -123,10 +129,14 @@ def ours(run: Recorded, seed: int) -> Iterator[str]:
     search = Search(shop, bench, base, run.aim, predictor, None)  # type: ignore[arg-type]
     search.__dict__["tolerance"] = next((abs(p.offset) for p in run.aim.promises if not p.slice), 0.02)
     search.waiting = [trial.candidate for trial in run.trials.values()]
-    while (candidate := search.next(math.inf)) is not None:
+    spent, paid, total = 0.0, set[str](), run.total
+    search.clock = lambda: spent
+    while (candidate := search.next(max(total - spent, 1.0)) or search.next(math.inf)) is not None:
         yield candidate.name
+        spent += run.seconds(candidate, paid)
         made |= {" | ".join(map(str, candidate.bound.passes[:n])) for n in range(1, len(candidate.bound.passes) + 1)}
         search._take(run.trials[candidate.name])
+        search.waiting = [one for one in search.waiting if one.name in run.trials]
 
 
 def theirs(name: str) -> Callable[[Recorded, int], Iterator[str]]:
@@ -165,15 +175,13 @@ def _choices(candidate: Candidate) -> tuple[str, ...]:
 
 def share_needed(run: Recorded, order: Iterator[str]) -> float:
     """Return the share of the recorded time after which 90% of the final gain is reached; 1 where it never is."""
-    everything: set[str] = set()
-    total = sum(run.seconds(trial.candidate, everything) for trial in run.trials.values())
     final = max(run.gain(name) for name in run.trials)
     made: set[str] = set()
     spent = 0.0
     for name in order:
         spent += run.seconds(run.trials[name].candidate, made)
         if run.gain(name) >= SHARE * final:
-            return spent / total
+            return spent / run.total
     return 1.0
 
 

@@ -128,6 +128,19 @@ def test_a_second_bet_is_worth_the_more_the_less_sure_the_first_is():
     assert gains[0] > gains[1] > gains[2] == pytest.approx(0.0, abs=1e-3)
 
 
+def test_time_counts_the_less_the_less_of_it_is_left(machine, monkeypatch):
+    quick, slow = (Candidate(Bound((), bind(f"@ null(delay_ms={delay})").runtime), FACTS) for delay in (1, 2))
+    found = search()
+    found.waiting, found.predictor = [quick, slow], SimpleNamespace(prepare=lambda waiting: None)
+    monkeypatch.setattr(Candidate, "steps", property(lambda one: one.name))
+    monkeypatch.setattr(Search, "expected_gain", lambda self, one, bars: 0.5 if one is slow else 0.1)
+    monkeypatch.setattr(Search, "expected_seconds", lambda self, one: 30.0 if one is slow else 3.0)
+    assert found.next(300.0) is quick, "nothing is spent yet"
+    found.clock = lambda: 200.0
+    assert found.next(100.0) is slow
+    assert found.next(20.0) is quick, "there is no time for the other"
+
+
 def test_what_begins_with_steps_that_were_refused_is_not_tried():
     runtimes = [bind(f"@ null(delay_ms={delay})").runtime for delay in (1, 2)]
     chains = [(Narrow(8),), (Narrow(8), Stem()), (Narrow(16),), ()]
