@@ -240,7 +240,7 @@ QUALITY_SPREADS: Mapping[str, float] = {
 """Standard deviations of the loss beyond the predicted one, in units of the doubt about it."""
 TIMING_NOISE, LEFT_OVER = 0.08, 0.1
 """Noise of a timing, and what no shared property explains, both as standard deviations of a log."""
-LACK = 0.0003
+LACK = 0.00025
 """Share of the score that a net with half the operations lacks however long it is fitted; it grows with the square of
 the number of halvings. Seen on small residual nets, and corrected by what is measured."""
 SCORE_NOISE, LEAST_DOUBT = 0.002, 0.001

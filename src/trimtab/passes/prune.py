@@ -84,7 +84,10 @@ class Prune(Pass):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Pass, ...]:
-        """Return a few depths for the kind of net, and the vocabulary's where most parameters are embeddings."""
+        """Return a few depths for the kind of net, and the vocabulary's where most parameters are embeddings.
+
+        The deepest cuts take the same share of each layer: ranked together, whole layers would nearly go.
+        """
         if facts.cut or not any(facts.layers.get(kind) for kind in PRUNABLE):
             return ()
         words = (cls(of="vocabulary"),) if 2 * facts.parameters_by.get("embedding", 0) > facts.parameters else ()
@@ -92,7 +95,8 @@ class Prune(Pass):
             return (*words, *(cls(ratio=ratio, importance="taylor") for ratio in (0.3, 0.5, 0.75, 0.9)))
         if facts.layers.get("attention"):
             return (*words, *(cls(ratio=ratio, importance="taylor", by="time") for ratio in (0.25, 0.5, 0.7)))
-        return tuple(cls(ratio=ratio) for ratio in (0.5, 0.7, 0.8, 0.9, 0.95, 0.975))
+        even = tuple(cls(ratio=ratio, scope="layer") for ratio in (0.9, 0.95, 0.975))
+        return (*(cls(ratio=ratio) for ratio in (0.5, 0.7, 0.8, 0.9)), *even)
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect weights to go with the operations, and the score to fall fast until the net is retrained."""
