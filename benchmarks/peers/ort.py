@@ -1,5 +1,6 @@
 # /// script
 # dependencies = [
+#     "torch==2.13.0",
 #     "numpy==2.4.6",
 #     "onnx==1.23.2",
 #     "onnxruntime==1.31.1",
