@@ -55,8 +55,11 @@ class OpenVino(Runtime):
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Runtime, ...]:
         """Return one thread and every core, and for float models the same in bf16 where the processor has it.
 
-        All are static but for models of sequences, whose second axis is free.
+        All are static but for models of sequences, whose second axis is free. Models that quantize activations as they
+        come are left to onnxruntime: OpenVINO works through that step by step, many times slower.
         """
+        if facts.dynamic:
+            return ()
         static = not SEQUENCES & set(facts.layers)
         plain = tuple(cls(threads=one.threads, static=static) for one in super().choices(facts, machine))
         if facts.activation_bits <= 16 or not BRIEF & set(machine.isa):
