@@ -43,10 +43,10 @@ class Reader(CalibrationDataReader):
         return next(self.feeds, None)
 
 
-def prepared(job: kit.Job, part: str, notes: list[str]) -> Path:
+def prepared(job: kit.Job, part: str, notes: list[str], fuse: bool) -> Path:
     """Return the graph pre-processed; steps that fail on it are left out, as the document advises."""
     path, target = job.onnx(part), job.out / f"{part}-prepared.onnx"
-    if job.kind == "transformer":
+    if fuse:
         optimized = optimize_model(str(path), model_type="bert", num_heads=0, hidden_size=0)
         notes.append(f"{part}: fused {sum(optimized.get_fused_operator_statistics().values())} operators")
         path = job.out / f"{part}-fused.onnx"
@@ -62,23 +62,34 @@ def prepared(job: kit.Job, part: str, notes: list[str]) -> Path:
     return path
 
 
+def quantized(job: kit.Job, source: Path, part: str, knobs: dict) -> None:
+    """Quantize one graph."""
+    graph = onnx.load(source)
+    del graph.graph.value_info[:]  # what exporters wrote there contradicts the graph after fusing
+    target = job.folder(part) / kit.FILES["onnx"]
+    if job.variant == "dynamic":
+        # what its error asks for where the type of a fused operator's output is not known
+        quantize_dynamic(graph, target, extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT}, **knobs)
+    else:
+        feeds = Reader(job.feeds(part))
+        quantize_static(graph, target, feeds, quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8, **knobs)
+
+
 def work(job: kit.Job) -> None:
-    """Quantize every part."""
+    """Quantize every part; a fused graph that cannot be quantized is taken as it was."""
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    reduce_range = "vnni" not in flags
+    knobs = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": "vnni" not in flags}
     notes: list[str] = []
     for part in job.parts:
-        source = onnx.load(prepared(job, part, notes))
-        del source.graph.value_info[:]  # what exporters wrote there contradicts the graph after fusing
-        target = job.folder(part) / kit.FILES["onnx"]
-        knobs = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": reduce_range}
-        if job.variant == "dynamic":
-            quantize_dynamic(source, target, **knobs)
-        else:
-            feeds = Reader(job.feeds(part))
-            form = {"quant_format": QuantFormat.QDQ, "activation_type": QuantType.QUInt8}
-            quantize_static(source, target, feeds, **form, **knobs)
-    job.ship("onnx", notes, mode=job.variant, per_channel=True, reduce_range=reduce_range)
+        for fuse in (True, False) if job.kind == "transformer" else (False,):
+            try:
+                quantized(job, prepared(job, part, notes, fuse), part, knobs)
+                break
+            except Exception as error:
+                if not fuse:
+                    raise
+                notes.append(f"{part}: quantizing the fused graph fails ({kit.short(error)}), left unfused")
+    job.ship("onnx", notes, mode=job.variant, per_channel=True, reduce_range=knobs["reduce_range"])
 
 
 if __name__ == "__main__":
