@@ -148,7 +148,7 @@ def test_openvino_offers_bf16_for_float_models_where_the_processor_has_it(cnn):
         "openvino(threads=2)",
     ]
     assert len(OpenVino.choices(large, plain)) == 2
-    assert len(OpenVino.choices(replace(large, activation_bits=8.0), modern)) == 2
+    assert len(OpenVino.choices(replace(large, activation_bits=8.0), modern)) == 4
     assert OpenVino.choices(replace(large, activation_bits=8.0, dynamic=True), modern) == ()
     brief = OpenVino(precision="bf16")
     assert brief.predict(large, modern)["latency_ms"] < OpenVino().predict(large, modern)["latency_ms"] / 2

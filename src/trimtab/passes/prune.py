@@ -49,6 +49,8 @@ LOSS = 1.2
 """Share of the score lost for each share of operations, before any recovery: seen on small residual nets."""
 ROWS = 0.5
 """Share of a vocabulary expected to be unseen, before the data was looked at."""
+UNSEEN_LOSS = 0.003
+"""Share of the score expected to hang on words that training never saw."""
 PRUNABLE = ("conv", "linear", "lstm", "gru")
 
 
@@ -102,7 +104,8 @@ class Prune(Pass):
         """Expect weights to go with the operations, and the score to fall fast until the net is retrained."""
         words = facts.parameters_by.get("embedding", 0)
         if self.of == "vocabulary":
-            return replace(facts, parameters=facts.parameters - round(ROWS * words))
+            lost = min(1.0, facts.quality_loss + UNSEEN_LOSS)
+            return replace(facts, parameters=facts.parameters - round(ROWS * words), quality_loss=lost)
         left = 1 - self.ratio
         return replace(
             facts,
@@ -232,10 +235,10 @@ class Prune(Pass):
         return plan
 
     def _facts(self, before: Part, after: Part, machine: Machine) -> Facts:
-        if self.of == "vocabulary":
-            return replace(after.facts, cut=before.facts.cut, quality_loss=before.facts.quality_loss)
-        cut = 1 - (1 - before.facts.cut) * after.facts.operations / max(1, before.facts.operations)
         loss = self.predict(before.facts, machine).quality_loss
+        if self.of == "vocabulary":
+            return replace(after.facts, cut=before.facts.cut, quality_loss=loss)
+        cut = 1 - (1 - before.facts.cut) * after.facts.operations / max(1, before.facts.operations)
         return replace(after.facts, cut=cut, quality_loss=loss)
 
 

@@ -53,7 +53,7 @@ class OpenVino(Runtime):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Runtime, ...]:
-        """Return one thread and every core, and for float models the same in bf16 where the processor has it.
+        """Return one thread and every core, and where the processor has it the same with bf16 for what is in float.
 
         All are static but for models of sequences, whose second axis is free. Models that quantize activations as they
         come are left to onnxruntime: OpenVINO works through that step by step, many times slower.
@@ -62,7 +62,7 @@ class OpenVino(Runtime):
             return ()
         static = not SEQUENCES & set(facts.layers)
         plain = tuple(cls(threads=one.threads, static=static) for one in super().choices(facts, machine))
-        if facts.activation_bits <= 16 or not BRIEF & set(machine.isa):
+        if not BRIEF & set(machine.isa):
             return plain
         return (*plain, *(cls(threads=one.threads, static=static, precision="bf16") for one in plain))
 
