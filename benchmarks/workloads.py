@@ -21,6 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from scipy.stats import spearmanr
+
 import tabs
 from trimtab import api, machines
 from trimtab.apply import Made, Workshop, set_quiet_threads
@@ -226,11 +228,18 @@ def lines(workload: Workload, seed: int) -> Iterator[dict[str, Any]]:
         for name, figure in document[side].items():
             yield {"name": f"{side}_{name}", **figure, **about}
     for name, value in {**document["times"], **_speed_of_search(document, folder(workload, seed))}.items():
-        yield {"name": name, "value": value, "unit": "s" if name.endswith("_s") else "share", **about}
+        yield {"name": name, "value": value, "unit": _unit(name), **about}
+
+
+def _unit(name: str) -> str:
+    return "s" if name.endswith("_s") else "share" if name.endswith("_share") else ""
 
 
 def _speed_of_search(document: dict[str, Any], out: Path) -> dict[str, float]:
-    """Return when the search had 90% of its final gain, as a share of its time, and the predictor's median error."""
+    """Return when the search had 90% of its final gain, as a share of its time, and how well it predicted.
+
+    That is the median error of latencies, and the rank correlation of losses (Spearman), before each was measured.
+    """
     records = [json.loads(line) for line in (out / TAB_FILE).read_text().splitlines()]
     tried = [record for record in records if record["kind"] == "candidate" and record["status"] == "measured"]
     found: dict[str, float] = {}
@@ -245,6 +254,10 @@ def _speed_of_search(document: dict[str, Any], out: Path) -> dict[str, float]:
         for record, (_, latency) in zip(tried, latencies, strict=True)
         if "latency_ms" in record["predicted"]
     ]
+    losses = [(record["predicted"]["quality_loss"]["value"], record["loss"]) for record in tried]
+    pairs = [pair for pair in losses if pair[1] is not None]
+    if len({loss for _, loss in pairs}) > 1:
+        found["loss_rank_correlation"] = float(spearmanr(*zip(*pairs, strict=True)).statistic)
     return found | ({"prediction_error_share": median(errors)} if errors else {})
 
 
