@@ -172,11 +172,14 @@ class Outcome:
                 }
             )
         bars = self.search.bars
-        return lines + [self._untried(candidate, bars) for candidate in self.search.waiting]
+        lines += [self._untried(candidate, self._why_untried(candidate, bars)) for candidate in self.search.waiting]
+        alike = "they begin with steps that were refused: {}"
+        return lines + [self._untried(candidate, alike.format(reason)) for candidate, reason in self.search.left_out]
 
-    def _untried(self, candidate: Candidate, bars: Bars) -> dict[str, Any]:
-        gain = self.search.expected_gain(candidate, bars)
-        reason = "the time was over" if gain > WORTH_TRYING else "no gain expected"
+    def _why_untried(self, candidate: Candidate, bars: Bars) -> str:
+        return "the time was over" if self.search.expected_gain(candidate, bars) > WORTH_TRYING else "no gain expected"
+
+    def _untried(self, candidate: Candidate, reason: str) -> dict[str, Any]:
         predicted = _map(self.search.predictor.figures(candidate))
         return {"recipe": candidate.name, "status": "not tried", "reason": reason, "predicted": predicted}
 

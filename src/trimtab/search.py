@@ -143,6 +143,8 @@ class Search:
     first: list[Candidate] = field(default_factory=list)
     """Recipes that the user asked to be tried, before all others."""
     trials: list[Trial] = field(default_factory=list)
+    left_out: list[tuple[Candidate, str]] = field(default_factory=list)
+    """What begins with steps that were refused, and the reason."""
     slowness: dict[str, list[float]] = field(default_factory=dict)
     """Pass, or measuring -> time taken over the time guessed."""
     _step: int = 0
@@ -438,12 +440,12 @@ class Search:
         self.waiting += [candidate for candidate in offered if candidate.name not in tried]
 
     def _refuse_alike(self, refused: Trial) -> None:
-        """Take what begins with the same steps as refused too, for the same reason."""
+        """Leave out what begins with the same steps, for the same reason."""
         steps = refused.candidate.bound.passes[: refused.refused_at]
         alike = [one for one in self.waiting if one.bound.passes[: len(steps)] == steps]
         gone = {one.name for one in alike}
         self.waiting = [one for one in self.waiting if one.name not in gone]
-        self.trials += [Trial(one, "refused", refused.reason) for one in alike if one.name != refused.candidate.name]
+        self.left_out += [(one, refused.reason) for one in alike if one.name != refused.candidate.name]
 
     def _loss_so_far(self, rows: Floats) -> float | None:
         """Return the largest loss of a promised share on the rows at hand; None where no promise is about one."""
