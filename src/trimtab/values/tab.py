@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trimtab.errors import Busy, CorruptFile
-from trimtab.values.store import make_folder, writing
+from trimtab.values.store import FULL, make_folder, writing
 
 TAB_FILE = "tab.jsonl"
 MEND = "remove the folder, or choose another --out"
@@ -52,7 +52,7 @@ class Tab:
         make_folder(folder)
         with writing(folder):
             file = path.open("ab")
-        with file, _locked(file, folder):
+        with writing(folder, FULL), file, _locked(file, folder):  # closing writes what a full disk refused once more
             tab = cls(path, file)
             tab._mend()
             yield tab
