@@ -389,7 +389,7 @@ def _certify(run: Run, search: Search, order: list[Trial], interrupted: bool) ->
                 return replace(outcome, gain=explain(search.bench, found.trial.candidate.bound))
     run.progress.doing("reading every figure of the base")
     with run.timed("measuring"):
-        search.bench.base_figures = search.bench.read_base()
+        search.bench.base_figures = search.bench.read_base() | search.bench.base_figures
     return outcome
 
 
