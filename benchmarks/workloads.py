@@ -88,7 +88,7 @@ WORKLOADS = {
             "cnn-pretrained",
             "cnn",
             "zoo:efficientnet_lite0(pretrained=True) | train(epochs=4, lr=0.001, batch=32)",
-            "fashion_mnist(size=64)",
+            "fashion_mnist(size=64, test=4000)",
             ("accuracy >= base - 0.01",),
             within="6m",
             small=(

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.errors import CorruptFile, DataError, OutputError, WorkerDied, WorkerHung
+from trimtab.passes import Overrun
 from trimtab.plan import Candidate, Predictor, expect
 from trimtab.recipe import Bound, bind
 from trimtab.search import (
@@ -242,6 +243,19 @@ def test_what_goes_wrong_becomes_a_status_and_a_reason(error, status):
     found.workshop = Broken(OutputError("full"))
     with pytest.raises(OutputError):
         found.attempt(ended.candidate)
+
+
+def test_what_is_given_up_early_tells_how_long_its_like_takes():
+    found = search()
+    found.base = SimpleNamespace(seconds=0.0, model=SimpleNamespace(facts=FACTS))
+    found.predictor = SimpleNamespace(figures=lambda candidate: {})
+    found.workshop = Broken(Overrun(1000.0, 10.0))
+    ended = found.attempt(Candidate(Bound((Narrow(16),), bind("@ null").runtime), FACTS))
+    assert (ended.status, ended.reason) == (
+        "fault",
+        "given up early: about 1000 s more are needed, 10 s are left",
+    )
+    assert found._corrected(Narrow(8), 1.0) * found._guess(Narrow(16), FACTS) > 999
 
 
 def recorded(**changes):

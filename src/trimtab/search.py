@@ -24,7 +24,7 @@ from trimtab.errors import CorruptFile, OutputError, SessionError, TrimtabError,
 from trimtab.maths.pareto import frontier
 from trimtab.maths.sequential import drop_process
 from trimtab.measure import Bench
-from trimtab.passes import Pass
+from trimtab.passes import Overrun, Pass
 from trimtab.plan import Candidate, Predictor, cuts, further, improvement, normal_cdf
 from trimtab.values.facts import Facts
 from trimtab.values.figure import Figure
@@ -352,12 +352,20 @@ class Search:
     def _make(self, candidate: Candidate) -> Made:
         made = self.base
         for self._step, step in enumerate(candidate.bound.passes, 1):
-            before, guess = made.seconds, self._guess(step, made.model.facts)
-            made = self.workshop.apply(made, [step], self.base)
+            start, before, guess = time.monotonic(), made.seconds, self._guess(step, made.model.facts)
+            try:
+                made = self.workshop.apply(made, [step], self.base)
+            except Overrun as error:
+                self._took(step, time.monotonic() - start + error.needed_s, guess)
+                raise
             if made.seconds > before:
-                self.slowness.setdefault(step.name(), []).append((made.seconds - before) / guess)
-                self.stages[step.name()] = step.stage
+                self._took(step, made.seconds - before, guess)
         return made
+
+    def _took(self, step: Pass, seconds: float, guess: float) -> None:
+        """Learn how far the time of a step was from its guess."""
+        self.slowness.setdefault(step.name(), []).append(seconds / guess)
+        self.stages[step.name()] = step.stage
 
     def _measure(self, trial: Trial, made: Made) -> Trial:
         runtime = trial.candidate.bound.runtime

@@ -12,7 +12,7 @@ from torch import nn
 
 from trimtab.errors import DataError, Refused
 from trimtab.fit.checkpoint import CHECKPOINT_FILE
-from trimtab.fit.loop import evaluate, fit
+from trimtab.fit.loop import TIMED_STEPS, evaluate, fit
 from trimtab.fit.optimizer import settled
 from trimtab.fit.settings import Settings, Surroundings
 from trimtab.values.task import TaskView
@@ -126,7 +126,8 @@ def test_a_checkpoint_of_another_run_is_ignored_and_said(view, tmp_path):
 def test_a_deadline_leaves_a_checkpoint(view, tmp_path):
     left = iter(range(3))
 
-    def check_time():
+    def check_time(needed_s):
+        assert needed_s == 0  # a training that may be gone on with is not given up early
         if next(left, None) is None:
             raise TimeoutError("over")
 
@@ -137,6 +138,20 @@ def test_a_deadline_leaves_a_checkpoint(view, tmp_path):
     report = fit(resumed, view, SETTINGS, Surroundings(keep=tmp_path))
     assert report.notes == ("resumed at step 3",)
     assert same(state(whole), state(resumed))
+
+
+def test_a_recovery_that_would_not_end_in_time_is_given_up_early(view):
+    told = []
+
+    def check_time(needed_s):
+        told.append(needed_s)
+        if needed_s:
+            raise TimeoutError("over")
+
+    with pytest.raises(TimeoutError):
+        fit(net(), view, replace(SETTINGS, epochs=100), Surroundings(check_time=check_time), net(1))
+    assert not any(told[:TIMED_STEPS])
+    assert told[-1] > 0
 
 
 def test_early_stopping_keeps_the_best_weights(view):

@@ -46,6 +46,13 @@ def test_more_images_than_there_are(tmp_path):
         FashionMnist(size=4)
 
 
+def test_some_of_the_test_images(tmp_path):
+    task = small_data.fashion_mnist(tmp_path, test=20)
+    assert np.bincount([example.target for example in task.split("test")]).tolist() == [2] * 10
+    with pytest.raises(DataError, match="up to 40, or 0 for all"):
+        small_data.fashion_mnist(tmp_path, test=41)
+
+
 DAMAGED = {"empty": b"", "not gzip": b"not gzip", "cut": small_data.gzip.compress(b"\0\0\x08\x03\0\0\0\x05abc")}
 
 

@@ -36,6 +36,9 @@ EVALUATION_BATCH, LONG_BATCH = 256, 32
 CHECKPOINT_SECONDS = 3.0
 """Training that a kill may cost, but for models whose checkpoint takes longer to write than a share of that."""
 CHECKPOINT_SHARE = 0.03
+TIMED_STEPS, AT_LEAST = 12, 0.75
+"""Steps after which the time of the others is known, and the share of it that is sure: a teacher's answers come again.
+"""
 
 
 def fit(
@@ -127,8 +130,9 @@ class _Training:
 
     def _epochs(self, progress: Progress, key: str) -> None:
         written, pause = time.monotonic(), CHECKPOINT_SECONDS
+        start, first = written, progress.step
         while progress.step < self.total and not self._given_up(progress):
-            self._in_time(progress, key)
+            self._in_time(progress, key, self._needed(progress, first, time.monotonic() - start))
             loss = self._step(progress.step)
             progress.step, progress.loss_sum = progress.step + 1, progress.loss_sum + loss
             ended = progress.step % self.order.batches == 0 or progress.step == self.total
@@ -208,7 +212,7 @@ class _Training:
             self.notes.append(f"batches of like lengths: {now:.0%} of their steps are padding, {before:.0%} unsorted")
         if self.teacher is None or self.features or not self.alpha:
             return
-        self.teacher.prepare(self.order, self.total, self.around.check_time)
+        self.teacher.prepare(self.order, self.total, lambda: self.around.check_time(0.0))
         self.notes += [self.teacher.note] if self.teacher.note else []
 
     def _epoch_end(self, progress: Progress) -> None:
@@ -231,9 +235,19 @@ class _Training:
     def _given_up(self, progress: Progress) -> bool:
         return self.settings.patience is not None and progress.waited >= self.settings.patience
 
-    def _in_time(self, progress: Progress, key: str) -> None:
+    def _needed(self, progress: Progress, first: int, seconds: float) -> float:
+        """Return the seconds that a recovery still needs, at least; 0 where that is not known yet.
+
+        A training without a teacher goes on as long as it may: the same command takes it up again.
+        """
+        done = progress.step - first
+        if self.teacher is None or done < TIMED_STEPS:
+            return 0.0
+        return AT_LEAST * seconds / done * (self.total - progress.step)
+
+    def _in_time(self, progress: Progress, key: str, needed_s: float) -> None:
         try:
-            self.around.check_time()
+            self.around.check_time(needed_s)
         except TimeoutError:
             self._write(progress, key)
             raise

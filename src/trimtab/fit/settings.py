@@ -75,7 +75,7 @@ class Settings:
             raise ValueError(f"{name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
 
 
-def _no_limit() -> None:
+def _no_limit(needed_s: float = 0.0) -> None:
     """Never end."""
 
 
@@ -89,8 +89,8 @@ class Surroundings:
 
     seed: int = 0
     threads: int = 1
-    check_time: Callable[[], None] = _no_limit
-    """Raises TimeoutError past the deadline; a checkpoint is written first."""
+    check_time: Callable[[float], None] = _no_limit
+    """Told the seconds still needed, raises TimeoutError past the deadline; a checkpoint is written first."""
     keep: Path | None = None
     """Folder of the checkpoint; None trains without one."""
     progress: Callable[[str, float], None] = _quiet

@@ -6,6 +6,7 @@ never its neighbours. `trimtab.testing.check_pass` tells whether one keeps this 
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -35,6 +36,14 @@ def quiet(what: str, share: float) -> None:
     """Show no progress."""
 
 
+class Overrun(TimeoutError):
+    """What was begun would not end in time; it is given up early, so that its time can be used otherwise."""
+
+    def __init__(self, needed_s: float, left_s: float) -> None:
+        self.needed_s = needed_s
+        super().__init__(f"given up early: about {needed_s:.0f} s more are needed, {max(left_s, 0):.0f} s are left")
+
+
 @dataclass(frozen=True)
 class Context:
     """What a pass may use besides the model. Test data is sealed in `task`."""
@@ -60,10 +69,13 @@ class Context:
     progress: Callable[[str, float], None] = field(default=quiet)
     """progress(what is being done, share done in [0, 1])."""
 
-    def check_time(self) -> None:
-        """Raise TimeoutError past the deadline."""
-        if self.deadline is not None and time.monotonic() > self.deadline:
+    def check_time(self, needed_s: float = 0.0) -> None:
+        """Raise TimeoutError past the deadline, and `Overrun` where the seconds still needed go past it."""
+        left = math.inf if self.deadline is None else self.deadline - time.monotonic()
+        if left < 0:
             raise TimeoutError("the time given to this step is over")
+        if needed_s > left:
+            raise Overrun(needed_s, left)
 
 
 @dataclass(frozen=True)

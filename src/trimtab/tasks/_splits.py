@@ -49,6 +49,13 @@ def cut(rows: Array, units: Array, strata: Array, seed: int, shares: Sequence[fl
     return [rows[row_order][piece[unit_of][row_order] == number] for number in range(len(shares))]
 
 
+def drawn(count: int, rows: Array, units: Array, strata: Array, seed: int) -> Array:
+    """Return `count` of the rows of a given test split, as `cut` draws them; 0: all of them."""
+    if not 0 <= count <= len(rows):
+        raise DataError(f"test is a number of examples up to {len(rows)}, or 0 for all of them; got {count}")
+    return cut(rows, units, strata, seed, (count, len(rows) - count))[0] if count else rows
+
+
 def given_parts(given: Array) -> Parts:
     """Read a column of split names; a blank leaves the row out. Raises DataError on any other word."""
     strange = sorted({*map(str, given)} - {*SPLITS, ""})

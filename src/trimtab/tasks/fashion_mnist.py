@@ -17,7 +17,7 @@ from trimtab.errors import CorruptFile, DataError
 from trimtab.packages import Parcel, fetch_many
 from trimtab.tasks._data import Array, Data
 from trimtab.tasks._labelled import Labelled
-from trimtab.tasks._splits import cut
+from trimtab.tasks._splits import cut, drawn
 
 MEMBERS = tuple(
     f"usr/share/datasets/fashion-mnist/{part}-{kind}-ubyte.gz"
@@ -44,6 +44,8 @@ class FashionMnist(Labelled):
     """Training images, drawn with the seed, as many of each class."""
     validation: int = 2000
     """Images to validate on, drawn beside them from the data's training images."""
+    test: int = 0
+    """Images of the data's test split that are used, drawn with the seed, as many of each class; 0: all."""
     flip: bool = True
     """Mirror half of the training images."""
 
@@ -78,7 +80,9 @@ class FashionMnist(Labelled):
             raise DataError(f"limit and validation are at most {count} images together, got {self}")
         pieces = cut(np.arange(count), ids, targets, self.seed, (self.limit, self.validation, rest))
         given = np.full(len(ids), "", dtype="U10")
-        given[count:], given[pieces[0]], given[pieces[1]] = "test", "train", "validation"
+        given[pieces[0]], given[pieces[1]] = "train", "validation"
+        tests = drawn(self.test, np.arange(count, len(ids)), ids, targets, self.seed)
+        given[tests] = "test"
         return given
 
     def _steps(self) -> tuple[dict[str, Any], ...]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trimtab.errors import CorruptFile, DataError
+from trimtab.errors import CorruptFile
 from trimtab.packages import Parcel, fetch_many
 from trimtab.tasks._columns import as_text
-from trimtab.tasks._data import Array, Data
-from trimtab.tasks._splits import cut
+from trimtab.tasks._data import Data
+from trimtab.tasks._splits import drawn
 from trimtab.tasks._texts import Texts
 
 FOLDER = "orangecontrib/text/datasets"
@@ -47,10 +47,10 @@ class Newsgroups(Texts):
         groups = np.array([group for part in parts.values() for group, _ in part])
         labels, targets = np.unique(groups, return_inverse=True)
         ids = np.array([f"{split}-{number}" for split, part in parts.items() for number in range(len(part))])
-        given = np.repeat(list(parts), [len(part) for part in parts.values()])
-        if self.test:
-            given = given.astype("U10")
-            given[self._left_out(ids, targets, np.flatnonzero(given == "test"))] = ""
+        given = np.repeat(list(parts), [len(part) for part in parts.values()]).astype("U10")
+        tests = np.flatnonzero(given == "test")
+        given[tests] = ""
+        given[drawn(self.test, tests, ids, targets, self.seed)] = "test"
         return Data(
             {"text": as_text([text for part in parts.values() for _, text in part])},
             ids,
@@ -59,11 +59,6 @@ class Newsgroups(Texts):
             given=given,
             fit=self.steps,
         )
-
-    def _left_out(self, ids: Array, targets: Array, rows: Array) -> Array:
-        if not 0 < self.test <= len(rows):
-            raise DataError(f"test is a number of posts up to {len(rows)}, or 0 for all of them; got {self.test}")
-        return cut(rows, ids, targets, self.seed, (self.test, len(rows) - self.test))[1]
 
 
 def posts(path: Path) -> list[tuple[str, str]]:
