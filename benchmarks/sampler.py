@@ -24,8 +24,8 @@ from typing import Any
 import optuna
 
 import tabs
+from trimtab.candidates import Candidate, Predictor, expect
 from trimtab.passes import STAGES
-from trimtab.plan import Candidate, Predictor, expect
 from trimtab.recipe import bind
 from trimtab.request import Request
 from trimtab.search import Aim, Search, Trial, trial_from_json

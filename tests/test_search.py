@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimtab.candidates import Candidate, Predictor, expect
 from trimtab.errors import CorruptFile, DataError, OutputError, WorkerDied, WorkerHung
 from trimtab.passes import Overrun
-from trimtab.plan import Candidate, Predictor, expect
 from trimtab.recipe import Bound, bind
 from trimtab.search import (
     WORTH_TESTING,

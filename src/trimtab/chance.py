@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from trimtab.plan import normal_cdf
+from trimtab.candidates import normal_cdf
 from trimtab.verify import Judgement
 
 SLICE_SPREAD = 0.01

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.apply import LIBRARIES, versions
+from trimtab.candidates import Candidate
 from trimtab.maths.calibration import Calibration, calibration
 from trimtab.maths.roofline import under_the_roof
-from trimtab.plan import Candidate
 from trimtab.recipe import available
 from trimtab.request import Request
 from trimtab.search import WORTH_TRYING, Bars, Search, Trial

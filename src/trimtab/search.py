@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.apply import TRAINING, Made, Workshop
+from trimtab.candidates import Candidate, Predictor, cuts, further, improvement, normal_cdf
 from trimtab.chance import USUAL_LOSS, chance_of_passing
 from trimtab.errors import CorruptFile, OutputError, SessionError, TrimtabError, WorkerDied
 from trimtab.maths.pareto import frontier
 from trimtab.maths.sequential import drop_process
 from trimtab.measure import Bench
 from trimtab.passes import Overrun, Pass
-from trimtab.plan import Candidate, Predictor, cuts, further, improvement, normal_cdf
 from trimtab.values.facts import Facts
 from trimtab.values.figure import Figure
 from trimtab.values.promise import Limit, Promise

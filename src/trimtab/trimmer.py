@@ -21,12 +21,12 @@ from typing import Any
 
 from trimtab import machines
 from trimtab.apply import Made, Workshop, digest
+from trimtab.candidates import Candidate, Predictor, candidates, expect
 from trimtab.errors import CorruptFile, PromiseError, UsageError
 from trimtab.gain import explain
 from trimtab.maths.pareto import fixed_sequence
 from trimtab.measure import Bench, axes, choose_runtime
 from trimtab.pack import pack
-from trimtab.plan import Candidate, Predictor, candidates, expect
 from trimtab.recipe import Bound, bind, bind_runtime, check_formats
 from trimtab.request import Request
 from trimtab.result import Outcome, Tested

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.plan import Candidate, Predictor, candidates, cuts, expect, further, improvement, normal_cdf
+from trimtab.candidates import Candidate, Predictor, candidates, cuts, expect, further, improvement, normal_cdf
 from trimtab.recipe import Bound, bind
 from trimtab.values.facts import Facts
 from trimtab.values.figure import Figure

@@ -1,0 +1,107 @@
+"""Published measurements that the planner is held against: one file reads one table, or a few of one source.
+
+A module has `FILES`, the names of its tables, and `cases(rows)`, which yields for each row what was measured and what
+the planner says of it, or the reason why it says nothing. Adding a table is adding a file.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import pkgutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from trimtab.errors import DataError
+
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measured value beside the planner's."""
+
+    table: str
+    """What is scored together, by the name of the file and what was measured."""
+    quantity: str
+    label: str
+    system: str
+    """Rows of one system are held out together."""
+    regime: str
+    """What intervals are told apart by."""
+    observed: float
+    predicted: float
+    ideal: float
+    """The value at the chips' peak, from the same work: what naive baselines scale."""
+    chip: str
+    grows: bool = False
+    """A rate, which falls as the time grows; else a time, or something like it."""
+    low50: float = 0.0
+    high50: float = 0.0
+    low90: float = 0.0
+    high90: float = 0.0
+
+    @property
+    def error(self) -> float:
+        """Signed, as a share of what was measured."""
+        return self.predicted / self.observed - 1
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that is not scored."""
+
+    reason: str
+
+
+def modules() -> Iterator[ModuleType]:
+    """Yield every module of this folder, which are imported now."""
+    for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if not found.name.startswith("_"):
+            yield importlib.import_module(f"{__name__}.{found.name}")
+
+
+def read(folder: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, Case | Skipped]]:
+    """Yield (file, case) of every table in a folder, or of some; what no module knows is skipped with a reason.
+
+    Raises:
+        DataError: there is no table, or one lacks a column or has a number that cannot be read: says where.
+    """
+    known = {name: module for module in modules() for name in module.FILES}
+    paths = sorted(folder.glob("*.csv"))
+    if not paths:
+        raise DataError(f"no tables (*.csv) in {folder}; the names that are known: {', '.join(sorted(known))}")
+    for path in paths:
+        if only and not path.name.startswith(tuple(only)):
+            continue
+        rows = list(_rows(path))
+        if path.name in known:
+            yield from ((path.name, one) for one in _cases(known[path.name], path, rows))
+        else:
+            yield from ((path.name, Skipped(f"{path.name} holds no quantity that is planned")) for _ in rows)
+
+
+def _rows(path: Path) -> Iterable[Row]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from csv.DictReader(file)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"table {path} cannot be read: {error}") from error
+
+
+def _cases(module: ModuleType, path: Path, rows: list[Row]) -> Iterator[Case | Skipped]:
+    for line, row in enumerate(rows, 2):
+        try:
+            yield from module.cases(path.stem, row)
+        except KeyError as error:
+            raise DataError(f"{path} lacks the column {error}") from error
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}, line {line}: {error}") from error
+
+
+def whole(text: str, default: int = 1) -> int:
+    """Return the whole number that a cell begins with; `default` where it holds none."""
+    first = (text or "").strip().split(" ")[0]
+    return int(float(first)) if first and first.lower() not in ("n/a", "na", "-") else default

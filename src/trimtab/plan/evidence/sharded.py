@@ -1,0 +1,106 @@
+"""Fully sharded trainings: MosaicML's LLM Foundry and torchtitan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from trimtab.maths.transformer import model_operations
+from trimtab.plan import chips, models
+from trimtab.plan.evidence import Case, Row, Skipped
+from trimtab.plan.layout import Layout
+from trimtab.plan.memory import GIB, Memory
+from trimtab.plan.stack import stack
+from trimtab.plan.training import Training
+from trimtab.values.architecture import Architecture
+
+FILES = ("train_mpt_llmfoundry.csv", "train_torchtitan.csv")
+GPUS = {"a100_80gb": "a100-sxm-80gb", "a100_40gb": "a100-sxm-40gb", "h100_80gb": "h100-sxm-80gb"}
+LLAMA = {"Llama3.1-8B": "llama3:8b", "Llama3.1-70B": "llama3:70b", "Llama3.1-405B": "llama3:405b"}
+RECOMPUTE = {"selective": "operators", "per-op SAC": "operators", "full": "full", "none": "none"}
+
+
+def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
+    """Yield the cases of a row."""
+    if table == "train_mpt_llmfoundry":
+        yield from _mpt(table, row)
+    else:
+        yield from _titan(table, row)
+
+
+def _mpt(table: str, row: Row) -> Iterator[Case | Skipped]:
+    name = GPUS.get(row["gpu"])
+    if name is None:
+        yield Skipped(f"no chip {row['gpu']}")
+        return
+    hidden, seq, gpus = int(row["hidden"]), int(row["seq_len"]), int(row["gpus"])
+    vocab = int(row["vocab"])
+    arch = Architecture(row["model"], int(row["layers"]), hidden, int(row["heads"]), 4 * hidden, vocab, positions=seq)
+    layout = Layout(
+        dp=gpus,
+        micro_batch=int(row["micro_batch"]),
+        zero=3 if row["sharding"] == "FULL_SHARD" else 2,
+        recompute="full" if row["act_checkpointing"] == "True" else "none",
+    )
+    job = Training(arch, chips.load(name), int(row["global_batch_seqs"]), seq, layout, stack("fsdp-2023"))
+    label, system = f"{row['model']} x {seq} on {gpus} {name}", f"{name}-{row['model']}"
+    yield _throughput(table, label, system, row, job)
+    fitted = float(Memory(job).verdict != "does not fit")
+    yield Case(f"{table}:fitted", "fitted", label, system, "memory", 1.0, fitted, 1.0, name)
+
+
+def _titan(table: str, row: Row) -> Iterator[Case | Skipped]:
+    if row["gpu"] != "H100-96GB-HBM2e-500W":
+        yield Skipped(f"no chip {row['gpu']}")
+        return
+    chip = replace(chips.load("h100-sxm-80gb"), full_w=500.0, bandwidth_gbs=2400.0, memory_gb=96.0)
+    local, dp = int(row["local_batch"]), int(row["fsdp"])
+    layout = Layout(
+        tp=int(row["tp"]),
+        pp=int(row["pp"]),
+        cp=int(row["cp"]),
+        dp=dp,
+        micro_batch=local,
+        zero=3,
+        recompute=RECOMPUTE[row["act_ckpt"]],
+    )
+    program = stack("fsdp-compiled" if row["torch_compile"] == "1" else "fsdp")
+    program = replace(program, tensor_overlap=0.6 if row["async_tp"] == "1" else 0.0)
+    tensorwise = row["float8"] in ("1", "float8 tensorwise")
+    dtype = "fp8" if tensorwise else "bf16"  # with scales of rows, its products were no faster than in bf16
+    job = Training(models.named(LLAMA[row["model"]]), chip, local * dp, int(row["seq_len"]), layout, program, dtype)
+    label = f"{row['model']} x {row['seq_len']} tp={layout.tp} cp={layout.cp} {row['act_ckpt']} {row['float8']}"
+    system = f"{row['model']}-{row['gpus']}-{row['float8']}"
+    yield _throughput(table, label, system, row, job)
+    if row["peak_mem_gib"]:
+        memory = Memory(job)
+        static = sum(memory.parts[name] for name in ("weights", "gradients", "optimizer"))
+        measured = float(row["peak_mem_gib"])
+        yield Case(
+            f"{table}:memory",
+            "peak_gib",
+            label,
+            system,
+            "memory",
+            measured,
+            memory.total / GIB,
+            static / GIB,
+            chip.name,
+        )
+
+
+def _throughput(table: str, label: str, system: str, row: Row, job: Training) -> Case:
+    tokens, chips_used = job.batch * job.seq, job.layout.chips
+    ideal = tokens / (model_operations(job.arch, tokens, job.seq) / (job.chip.peak(job.dtype) * 1e12 * chips_used))
+    return Case(
+        table,
+        "tokens_per_s_per_gpu",
+        label,
+        system,
+        "sharded",
+        float(row["tokens_per_s_per_gpu"]),
+        tokens / job.seconds / chips_used,
+        ideal / chips_used,
+        job.chip.name,
+        grows=True,
+    )

@@ -1,0 +1,39 @@
+"""Small models on one node of A100s, measured by the authors of vTrain (MICRO 2024, arXiv 2312.12391)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trimtab.maths.transformer import model_operations
+from trimtab.plan import chips
+from trimtab.plan.evidence import Case, Row, Skipped
+from trimtab.plan.layout import Layout
+from trimtab.plan.stack import stack
+from trimtab.plan.training import Training
+from trimtab.values.architecture import Architecture
+
+FILES = ("train_vtrain_singlenode.csv",)
+VOCAB = 51200
+
+
+def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
+    """Yield the case of a row."""
+    hidden, seq, gpus = int(row["hidden"]), int(row["seq_len"]), int(row["gpus"])
+    arch = Architecture("gpt", int(row["layers"]), hidden, int(row["heads"]), 4 * hidden, VOCAB, positions=seq)
+    tp, pp, dp = (int(row[key]) for key in ("tp", "pp", "dp"))
+    layout = Layout(tp, pp, dp, micro_batch=int(row["micro_batch"]), zero=0, sequence=False)
+    job = Training(
+        arch, chips.load("a100-sxm-80gb"), int(row["global_batch_seqs"]), seq, layout, stack("megatron-2021")
+    )
+    work = model_operations(arch, job.batch * seq, seq)
+    yield Case(
+        table,
+        "iteration_ms",
+        f"{hidden} x {arch.layers} {layout}",
+        f"{hidden}-{row['layers']}",
+        "small",
+        float(row["iter_time_ms"]),
+        job.seconds * 1e3,
+        work / (gpus * job.chip.peak("bf16") * 1e12) * 1e3,
+        job.chip.name,
+    )

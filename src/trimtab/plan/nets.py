@@ -1,0 +1,81 @@
+"""Trains any net on samples: operations and activations of one sample are all that is asked of it.
+
+A convolutional net's products reach less of a chip than a transformer's, and between them its activations are written
+and read: by the convolution, the normalization and the activation, forward and backward.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from trimtab.errors import DataError
+from trimtab.plan.rates import Constants, Rates, constants
+from trimtab.values.chip import Chip
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one sample takes, forward."""
+
+    name: str
+    operations: float
+    """Additions and multiplications."""
+    activations: float
+    """Numbers written by layers that multiply."""
+    parameters: float
+    layers: int
+    """Layers that multiply."""
+    passes: float = 1.0
+    """Times that the layers are called, one after the other: the steps of a recurrent net."""
+
+    def __post_init__(self) -> None:
+        if min(self.operations, self.activations, self.parameters, self.layers, self.passes) <= 0:
+            raise DataError(f"{self.name}: operations, activations, parameters and layers are above 0, got {self}")
+
+
+RESNET50 = Work("resnet50", operations=8.18e9, activations=11.1e6, parameters=25.6e6, layers=54)
+"""ResNet-50 at 224 pixels: 4.09e9 multiply-accumulates (He et al. 2016), activations as Radosavovic et al. 2020
+(arXiv 2003.13678, Table 2) count them."""
+NETS = {RESNET50.name: RESNET50}
+
+
+@dataclass(frozen=True)
+class NetTraining:
+    """A net trained with data parallelism."""
+
+    work: Work
+    chip: Chip
+    batch: int
+    """Samples of a step, all chips together."""
+    chips: int = 1
+    dtype: str = "bf16"
+    fitted: Constants = field(default_factory=constants)
+
+    @cached_property
+    def rates(self) -> Rates:
+        """What the chip does a second."""
+        return Rates(self.chip, self.fitted)
+
+    @cached_property
+    def parts(self) -> dict[str, float]:
+        """Seconds of a step by what they are spent on."""
+        local, work, used = self.batch / self.chips, self.work, self.fitted
+        rate = self.rates.product_rate(self.dtype) * used.convolution
+        talk = self.rates.wires.reduce_s(2 * work.parameters, self.chips)
+        compute = 3 * work.operations * local / rate
+        traffic = used.activation_bytes * work.activations * local / self.rates.bandwidth
+        spread = 1 + math.log2(self.chips / self.chip.link_chips) if self.chips > self.chip.link_chips else 1.0
+        return {
+            "products": compute,
+            "elementwise": traffic,
+            "data-parallel talk": max(0.0, talk - 0.5 * (compute + traffic)),
+            "launching": work.layers * work.passes * used.layer_us * 1e-6 * spread,
+            "optimizer": work.parameters * used.optimizer_bytes / self.rates.bandwidth,
+        }
+
+    @property
+    def seconds(self) -> float:
+        """Of a step."""
+        return sum(self.parts.values())

@@ -1,0 +1,185 @@
+"""How long a served transformer takes to read a prompt and to write each token, and how many it writes a second.
+
+A decoding step reads every weight that some sequence of the batch needs, and each sequence's keys and values (Pope et
+al. 2022, arXiv 2211.05102, section 2). With continuous batching (Yu et al. 2022, Orca, OSDI) the prompts of newcomers
+go through in the same steps: while one sequence writes its answer, every other slot reads one prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from trimtab.errors import UsageError
+from trimtab.maths.transformer import Product, feed_forward, projections, score_operations
+from trimtab.plan.rates import Constants, Rates, constants
+from trimtab.values.architecture import Architecture
+from trimtab.values.chip import DTYPE_BYTES, Chip
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A model served on `tp` chips."""
+
+    arch: Architecture
+    chip: Chip
+    prompt: int
+    """Tokens read."""
+    output: int
+    """Tokens written."""
+    batch: int = 1
+    """Sequences at once."""
+    tp: int = 1
+    weights: str = "bf16"
+    """Number format of weights and products."""
+    cache: str = "bf16"
+    """Number format of keys and values."""
+    fitted: Constants = field(default_factory=constants)
+
+    def __post_init__(self) -> None:
+        if min(self.prompt, self.output, self.batch, self.tp) < 1:
+            raise UsageError(
+                f"prompt, output, batch and tp are from 1 on, got {self.prompt}, {self.output}, {self.batch}, {self.tp}"
+            )
+        if self.arch.heads % self.tp:
+            raise UsageError(f"tp={self.tp} does not divide the {self.arch.heads} heads of {self.arch.name}")
+
+    @cached_property
+    def rates(self) -> Rates:
+        """What the chip does a second."""
+        return Rates(self.chip, self.fitted)
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of all weights, on each chip; embedding and output layer stay in two bytes."""
+        arch = self.arch
+        inner = arch.parameters - arch.embedding_parameters
+        return (inner * DTYPE_BYTES[self.weights] + 2 * arch.embedding_parameters) / self.tp
+
+    @property
+    def token_bytes(self) -> float:
+        """Keys and values of one token, on each chip; chips that share a key-value head each keep it."""
+        arch, size = self.arch, DTYPE_BYTES[self.cache]
+        if arch.kv_rank:
+            return arch.layers * (arch.kv_rank + arch.rope_dim) * size
+        return arch.layers * 2 * max(1.0, arch.kv / self.tp) * arch.head * size
+
+    @property
+    def memory_bytes(self) -> float:
+        """Weights, and keys and values of every sequence at its longest, on each chip."""
+        return self.weight_bytes + self.batch * (self.prompt + self.output) * self.token_bytes
+
+    def prefill_s(self, tokens: float) -> float:
+        """Return the time of reading so many tokens of prompts."""
+        layers, kernels = self._layer_s(tokens, tokens, self.prompt / 2), self.fitted.step_us * 1e-6
+        return self.arch.layers * layers + self._output_s(max(1.0, tokens / self.prompt)) + kernels
+
+    @property
+    def first_token_s(self) -> float:
+        """Time to read one prompt alone."""
+        return self.prefill_s(self.prompt)
+
+    def step_s(self, reading: float = 0.0) -> float:
+        """Return the time of one decoding step in which, beside, so many tokens of prompts are read."""
+        context = self.prompt + self.output / 2
+        layer = self._layer_s(self.batch + reading, self.batch, 0.0)
+        scores = score_operations(self.arch, reading, self.prompt / 2, self.tp) / self.rates.attention_rate("native")
+        cached = (
+            self.batch * context * self.token_bytes / (self.chip.bandwidth_gbs * 1e9 * self.fitted.decode_bandwidth)
+        )
+        return self.arch.layers * (layer + scores) + cached + self._output_s(self.batch) + self.fitted.step_us * 1e-6
+
+    @property
+    def token_s(self) -> float:
+        """Time between two tokens of a sequence while all slots are in use and every answer's slot reads a prompt."""
+        return self.step_s(self.batch * self.prompt / self.output)
+
+    @property
+    def waiting_s(self) -> float:
+        """Time to the first token while all slots are in use.
+
+        Answers of like length end in clumps, so prompts come in clumps too; of random ones, the size grows with the
+        root of the slots.
+        """
+        ahead = self.fitted.queue * math.sqrt(self.batch - 1)
+        return self.fitted.accept_ms * 1e-3 + self.prefill_s(self.prompt) * (1 + ahead) + self.token_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens written a second, all sequences together."""
+        return self.batch / self.token_s
+
+    @property
+    def busy(self) -> tuple[float, float]:
+        """Shares of peak arithmetic and of the memory's bandwidth that are used while all slots are in use."""
+        seconds = self.token_s
+        tokens = self.batch * (1 + self.prompt / self.output)
+        operations = 2 * self.arch.active_parameters * tokens / self.tp
+        cached = self.batch * (self.prompt + self.output / 2) * self.token_bytes
+        peak, wide = self.chip.peak(self.weights) * 1e12, self.chip.bandwidth_gbs * 1e9
+        return min(1.0, operations / seconds / peak), min(1.0, (self._read_bytes + cached) / seconds / wide)
+
+    @property
+    def _read_bytes(self) -> float:
+        """Weights that one step reads: those of the experts that some token chose."""
+        arch = self.arch
+        if not arch.experts:
+            return self.weight_bytes
+        chosen = 1 - math.pow(1 - arch.active / arch.experts, self.batch * (1 + self.prompt / self.output))
+        routed = arch.expert_layers * arch.experts * arch.expert_parameters * DTYPE_BYTES[self.weights] / self.tp
+        return self.weight_bytes - routed * (1 - chosen)
+
+    def _layer_s(self, tokens: float, answers: float, context: float) -> float:
+        """Return the time of one layer for so many tokens: arithmetic or the weights' traffic, and talk."""
+        arch, rates = self.arch, self.rates
+        products = [*projections(arch, tokens, self.tp)]
+        share = arch.expert_layers / arch.layers
+        dense = feed_forward(arch, tokens, arch.ffn / self.tp)
+        seconds = self._products_s(products)
+        if share < 1:
+            seconds += (1 - share) * self._products_s(dense)
+        if share:
+            seconds += share * self._experts_s(tokens)
+        if context:
+            seconds += score_operations(arch, tokens, context, self.tp) / rates.attention_rate("native")
+        stream = (8 * arch.hidden + 2 * arch.ffn / self.tp) * 2 * tokens
+        seconds += rates.stream(stream) + self.fitted.serve_layer_us * 1e-6
+        return seconds + 2 * self._talk_s(tokens)
+
+    def _products_s(self, products: list[Product] | tuple[Product, ...]) -> float:
+        rate = self.rates.product_rate(self.weights) * self.fitted.serve_product
+        wide = self.chip.bandwidth_gbs * 1e9 * self.fitted.decode_bandwidth
+        size = DTYPE_BYTES[self.weights]
+        return sum(
+            math.hypot(p.operations / rate, p.count * p.k * p.n * size / wide)
+            + 2 * p.count * p.m * (p.k + p.n) / self.rates.bandwidth
+            for p in products
+        )
+
+    def _experts_s(self, tokens: float) -> float:
+        """Return the time of the experts: the weights of those that some token chose are read."""
+        arch = self.arch
+        missed = math.pow(1 - arch.active / arch.experts, tokens)
+        chosen = arch.experts * (1 - missed)
+        routed = tokens * arch.active / chosen
+        seconds = self._products_s(feed_forward(arch, routed, arch.expert_ffn / self.tp, chosen))
+        if arch.shared:
+            seconds += self._products_s(feed_forward(arch, tokens, arch.shared * arch.expert_ffn / self.tp))
+        return seconds
+
+    def _output_s(self, answers: float) -> float:
+        arch = self.arch
+        wide = self.chip.bandwidth_gbs * 1e9 * self.fitted.decode_bandwidth
+        read = 2 * arch.vocab * arch.hidden / self.tp / wide
+        return math.hypot(
+            read, Product(answers, arch.vocab / self.tp, arch.hidden).operations / self.rates.product_rate("bf16")
+        )
+
+    def _talk_s(self, tokens: float) -> float:
+        """Return the time of one all-reduce of the activations: small ones take what a message takes."""
+        if self.tp == 1:
+            return 0.0
+        size = 2 * tokens * self.arch.hidden
+        moved = 2 * (self.tp - 1) / self.tp * size / self.rates.wires.link
+        return moved + self.fitted.reduce_us * 1e-6
