@@ -1,7 +1,7 @@
 """Published measurements that the planner is held against: one file reads one table, or a few of one source.
 
-A module has `FILES`, the names of its tables, and `cases(rows)`, which yields for each row what was measured and what
-the planner says of it, or the reason why it says nothing. Adding a table is adding a file.
+A module has `FILES`, the names of its tables, and `cases(table, rows)`, which yields for each row what was measured and
+what the planner says of it, or the reason why it says nothing. Adding a table is adding a file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -38,10 +38,6 @@ class Case:
     chip: str
     grows: bool = False
     """A rate, which falls as the time grows; else a time, or something like it."""
-    low50: float = 0.0
-    high50: float = 0.0
-    low90: float = 0.0
-    high90: float = 0.0
 
     @property
     def error(self) -> float:
@@ -54,6 +50,9 @@ class Skipped:
     """A row that is not scored."""
 
     reason: str
+
+
+Found = Iterator[Case | Skipped]
 
 
 def modules() -> Iterator[ModuleType]:
@@ -92,13 +91,25 @@ def _rows(path: Path) -> Iterable[Row]:
 
 
 def _cases(module: ModuleType, path: Path, rows: list[Row]) -> Iterator[Case | Skipped]:
-    for line, row in enumerate(rows, 2):
-        try:
-            yield from module.cases(path.stem, row)
-        except KeyError as error:
-            raise DataError(f"{path} lacks the column {error}") from error
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path}, line {line}: {error}") from error
+    try:
+        yield from module.cases(path.stem, rows)
+    except KeyError as error:
+        raise DataError(f"{path} lacks the column {error}") from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def by_row(read_row: Callable[[str, Row], Iterator[Case | Skipped]]) -> Callable[[str, Sequence[Row]], Found]:
+    """Make a reader of tables of a reader of rows; its errors name the line."""
+
+    def cases(table: str, rows: Sequence[Row]) -> Found:
+        for line, row in enumerate(rows, 2):
+            try:
+                yield from read_row(table, row)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"line {line}: {error}") from error
+
+    return cases
 
 
 def whole(text: str, default: int = 1) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from trimtab.plan import chips
-from trimtab.plan.evidence import Case, Row, Skipped, whole
+from trimtab.plan.evidence import Case, Row, Skipped, by_row, whole
 from trimtab.plan.layout import Layout
 from trimtab.plan.stack import stack
 from trimtab.plan.training import Training
@@ -22,6 +22,7 @@ FILES = (
 VOCAB = 51200
 
 
+@by_row
 def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
     """Yield the case of a row."""
     if table == "train_megatron_time_estimates":

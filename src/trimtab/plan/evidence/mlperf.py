@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from trimtab.maths.transformer import model_operations
 from trimtab.plan import chips, models
-from trimtab.plan.evidence import Case, Row, Skipped
+from trimtab.plan.evidence import Case, Row, Skipped, by_row
 from trimtab.plan.layout import Layout
 from trimtab.plan.nets import RESNET50, NetTraining
 from trimtab.plan.rates import constants
@@ -59,6 +59,7 @@ def network_gbs(text: str, chips_of_node: int) -> float:
     return max(rates, default=0.0) / 8 / max(1, chips_of_node)
 
 
+@by_row
 def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
     """Yield the case of a row."""
     yield _case(table, row)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from trimtab.maths.transformer import model_operations
 from trimtab.plan import chips, models
-from trimtab.plan.evidence import Case, Row, Skipped, whole
+from trimtab.plan.evidence import Case, Row, Skipped, by_row, whole
 from trimtab.plan.layout import Layout
 from trimtab.plan.stack import stack
 from trimtab.plan.training import Training
@@ -48,6 +48,7 @@ def model_name(text: str) -> str | None:
     return found if found in models.names() else None
 
 
+@by_row
 def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
     """Yield the cases of a row: the best layout, and that of a finer kind of fp8 in parentheses is left aside."""
     name, system = model_name(row["model"]), SYSTEMS.get(row["system"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from trimtab.maths.transformer import model_operations
 from trimtab.plan import chips, models
-from trimtab.plan.evidence import Case, Row, Skipped, whole
+from trimtab.plan.evidence import Case, Row, Skipped, by_row, whole
 from trimtab.plan.serving import Serving
 
 FILES = (
@@ -41,6 +41,7 @@ GPUS = {
 }
 
 
+@by_row
 def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
     """Yield the cases of a row."""
     if table == "infer_pope2022":

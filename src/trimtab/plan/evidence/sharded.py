@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from trimtab.maths.transformer import model_operations
 from trimtab.plan import chips, models
-from trimtab.plan.evidence import Case, Row, Skipped
+from trimtab.plan.evidence import Case, Row, Skipped, by_row
 from trimtab.plan.layout import Layout
 from trimtab.plan.memory import GIB, Memory
 from trimtab.plan.stack import stack
@@ -20,6 +20,7 @@ LLAMA = {"Llama3.1-8B": "llama3:8b", "Llama3.1-70B": "llama3:70b", "Llama3.1-405
 RECOMPUTE = {"selective": "operators", "per-op SAC": "operators", "full": "full", "none": "none"}
 
 
+@by_row
 def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
     """Yield the cases of a row."""
     if table == "train_mpt_llmfoundry":
@@ -46,7 +47,7 @@ def _mpt(table: str, row: Row) -> Iterator[Case | Skipped]:
     label, system = f"{row['model']} x {seq} on {gpus} {name}", f"{name}-{row['model']}"
     yield _throughput(table, label, system, row, job)
     fitted = float(Memory(job).verdict != "does not fit")
-    yield Case(f"{table}:fitted", "fitted", label, system, "memory", 1.0, fitted, 1.0, name)
+    yield Case(f"{table}:fitted", "fitted", label, system, "memory-fit", 1.0, fitted, 1.0, name)
 
 
 def _titan(table: str, row: Row) -> Iterator[Case | Skipped]:
@@ -81,7 +82,7 @@ def _titan(table: str, row: Row) -> Iterator[Case | Skipped]:
             "peak_gib",
             label,
             system,
-            "memory",
+            "memory-peak",
             measured,
             memory.total / GIB,
             static / GIB,
@@ -97,7 +98,7 @@ def _throughput(table: str, label: str, system: str, row: Row, job: Training) ->
         "tokens_per_s_per_gpu",
         label,
         system,
-        "sharded",
+        f"sharded-{job.stack.name}",
         float(row["tokens_per_s_per_gpu"]),
         tokens / job.seconds / chips_used,
         ideal / chips_used,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from trimtab.maths.transformer import model_operations
 from trimtab.plan import chips
-from trimtab.plan.evidence import Case, Row, Skipped
+from trimtab.plan.evidence import Case, Row, Skipped, by_row
 from trimtab.plan.layout import Layout
 from trimtab.plan.stack import stack
 from trimtab.plan.training import Training
@@ -16,6 +16,7 @@ FILES = ("train_vtrain_singlenode.csv",)
 VOCAB = 51200
 
 
+@by_row
 def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
     """Yield the case of a row."""
     hidden, seq, gpus = int(row["hidden"]), int(row["seq_len"]), int(row["gpus"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trimtab.plan import chips, models
-from trimtab.plan.evidence import Case, Row, Skipped, whole
+from trimtab.plan.evidence import Case, Row, Skipped, by_row, whole
 from trimtab.plan.evidence.mlperf import chip_of
 from trimtab.plan.power import draw
 from trimtab.plan.rates import constants
@@ -38,6 +38,7 @@ PROCESSORS = {"V100": "v100-sxm2-32gb", "TPU v3": "tpu-v3", "TPU v4": "tpu-v4"}
 CHIPS = {"H100": "h100-sxm-80gb", "A100": "a100-sxm-80gb", "H200": "h200-sxm-141gb", "B200": "b200-sxm-180gb"}
 
 
+@by_row
 def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
     """Yield the case of a row."""
     if table == "energy_patterson2021":
