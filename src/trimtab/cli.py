@@ -109,6 +109,9 @@ def parser() -> argparse.ArgumentParser:
     _apply_words(verbs.add_parser("apply", help="run a recipe on a model"))
     _measure_words(verbs.add_parser("measure", help="read every figure of a recipe's result"))
     _verify_words(verbs.add_parser("verify", help="test a bundle's promise on the sealed split"))
+    _plan_words(verbs.add_parser("plan", help="predict time, memory, money, energy and CO2 before they are spent"))
+    _forecast_words(verbs.add_parser("forecast", help="fit a scaling law to runs, and say what to spend compute on"))
+    _validate_words(verbs.add_parser("validate", help="hold the planner against published measurements"))
     report = _verb(verbs.add_parser("report", help="print a run's tab and write its page"), _report)
     report.add_argument("run", metavar="RUN", help="run folder")
     lists = _verb(verbs.add_parser("list", help="list what there is"), _list)
@@ -180,6 +183,109 @@ def _verify_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("--seed", type=SEED, help="of the original; by default the one that the bundle names")
     _trust_word(words)
     _promise_words(_verb(words, _verify))
+
+
+def _plan_words(words: argparse.ArgumentParser) -> None:
+    kinds = words.add_subparsers(title="what", required=True, metavar="WHAT")
+    train = _verb(kinds.add_parser("train", help="a training: how long, on what, for how much"), _plan_train)
+    _planned_words(train)
+    _training_words(train)
+    serve = _verb(kinds.add_parser("serve", help="serving: latency, throughput, price of tokens"), _plan_serve)
+    _planned_words(serve)
+    _serving_words(serve)
+    either = _verb(kinds.add_parser("choose", help="either, on every chip there is, and why not the others"), _choose)
+    _planned_words(either)
+    _training_words(either)
+    _serving_words(either, tp=False)
+
+
+def _planned_words(words: argparse.ArgumentParser) -> None:
+    words.add_argument("model", metavar="MODEL", help="gpt:175b, llama3:8b, hf:FOLDER, resnet50, onnx:FILE")
+    words.add_argument("--on", action="append", metavar="CHIP", help="a100-sxm-80gb, or one's own file; all by default")
+    words.add_argument("--batch", type=number(int, 1), metavar="N", help="sequences of a step; serving: at once")
+    words.add_argument("--dtype", choices=("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4"))
+    words.add_argument(
+        "--region", metavar="PLACE", help="of the electricity: DEU, gcp:europe-west4; the world by default"
+    )
+    words.add_argument("--price", type=number(float, 0), metavar="USD", help="of a chip and hour, for the list's")
+    words.add_argument("--spot", action="store_true", help="interruptible prices, where they are known")
+    words.add_argument("--page", type=Path, metavar="FILE", help="write the plan as a page of HTML")
+
+
+def _training_words(words: argparse.ArgumentParser) -> None:
+    words.add_argument("--tokens", metavar="N", help="300e9, 2t")
+    words.add_argument("--samples", metavar="NxEPOCHS", help="1.28e6x90, for nets that train on samples")
+    words.add_argument("--seq", type=number(int, 1), metavar="N", help="tokens of a sequence; 2048 by default")
+    words.add_argument("--count", metavar="N", help="chips: 1024, or 64,128; many are tried by default")
+    words.add_argument("--budget", metavar="USD", help="5e6usd")
+    words.add_argument("--deadline", metavar="TIME", help="60d")
+    words.add_argument("--stack", metavar="NAME", help="the program: megatron-core, fsdp-compiled, fsdp, eager, ...")
+    for name in ("tp", "pp", "dp", "cp", "ep", "micro-batch", "interleave"):
+        words.add_argument(f"--{name}", type=number(int, 1), metavar="N")
+    words.add_argument("--zero", type=number(int, 0, 3), metavar="0..3", help="what replicas share out")
+    words.add_argument("--recompute", choices=("none", "selective", "operators", "full"))
+
+
+def _serving_words(words: argparse.ArgumentParser, tp: bool = True) -> None:
+    words.add_argument("--prompt", type=number(int, 1), metavar="N", help="tokens read; 1024 by default")
+    words.add_argument("--output", type=number(int, 1), metavar="N", help="tokens written; 256 by default")
+    words.add_argument("--ttft", metavar="TIME", help="limit of the time to the first token: 0.5s")
+    words.add_argument("--tpot", metavar="TIME", help="limit of the time of each further token: 50ms")
+    if tp:
+        words.add_argument("--tp", type=number(int, 1), metavar="N", help="chips that share the model")
+
+
+def _forecast_words(words: argparse.ArgumentParser) -> None:
+    _verb(words, _forecast)
+    words.add_argument("runs", type=Path, metavar="RUNS.csv", help="columns parameters, tokens, loss")
+    words.add_argument(
+        "--compute", type=number(float, 1), metavar="N", help="operations to be spent; ten times the runs'"
+    )
+    words.add_argument("--page", type=Path, metavar="FILE", help="write the forecast as a page of HTML")
+
+
+def _validate_words(words: argparse.ArgumentParser) -> None:
+    _verb(words, _validate)
+    words.add_argument("--tables", type=Path, metavar="DIR", help="a folder of tables; the checkout's by default")
+
+
+def _plan_train(words: argparse.Namespace) -> int:
+    from trimtab.plan.verbs import train
+
+    return _show_plan(words, train(vars(words)), "planned")
+
+
+def _plan_serve(words: argparse.Namespace) -> int:
+    from trimtab.plan.verbs import serve
+
+    return _show_plan(words, serve(vars(words)), "planned")
+
+
+def _choose(words: argparse.Namespace) -> int:
+    return _plan_train(words) if words.tokens or words.samples else _plan_serve(words)
+
+
+def _forecast(words: argparse.Namespace) -> int:
+    from trimtab.plan.verbs import forecast
+
+    return _show_plan(words, forecast(words.runs, words.compute), "forecast")
+
+
+def _validate(words: argparse.Namespace) -> int:
+    from trimtab.plan.validate import validate
+
+    show(words, validate(words.tables), "validation")
+    return KEPT
+
+
+def _show_plan(words: argparse.Namespace, document: Mapping[str, Any], kind: str) -> int:
+    show(words, document, kind)
+    if words.page:
+        from trimtab.report.page import write_page
+        from trimtab.report.planned_page import PAGES
+
+        write_page(document, words.page, PAGES[kind])
+    return KEPT
 
 
 def _trim(words: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Opens chips: by name (`a100-sxm-80gb`), or a file of one's own (`mine.toml`)."""
+"""Opens chips: by name (`a100-sxm-80gb`, or as much of it as tells), or a file of one's own (`mine.toml`)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ def load(name: str) -> Chip:
     """
     if name.endswith(".toml"):
         return Chip.from_toml(Path(name))
-    if name not in names():
-        raise UnknownName("chip", name, names())
-    return _known(name)
+    fits = [name] if name in names() else [known for known in names() if known.startswith(f"{name}-")]
+    if len(fits) != 1:
+        raise UnknownName("chip", name, fits or names())
+    return _known(fits[0])
 
 
 @cache

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from trimtab.values.figure import Figure
+
 FILE = Path(__file__).parent / "intervals.toml"
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
 """Of both intervals: 90% from the outer ones, 50% from the inner ones."""
@@ -36,3 +38,11 @@ def around(value: float, regime: str, confidence: int = 90) -> tuple[float, floa
     quantiles = known.get(regime) or max(known.values(), key=lambda each: each[-1] - each[0])
     low, high = (quantiles[0], quantiles[-1]) if confidence == 90 else (quantiles[1], quantiles[-2])
     return value * math.exp(low), value * math.exp(high)
+
+
+def predicted(name: str, value: float, unit: str, regime: str, grows: bool = False) -> Figure:
+    """Return a predicted figure with its 90% interval; `grows`: a rate, whose inverse has the regime's spread."""
+    low, high = around(value, regime)
+    if grows:
+        low, high = value * value / high, value * value / low
+    return Figure(name, value, unit, low, high, origin="predicted", conditions={"confidence": 0.9, "regime": regime})

@@ -7,10 +7,14 @@ and read: by the convolution, the normalization and the activation, forward and 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from trimtab.errors import DataError
+from trimtab.plan.costs import Bill, Limits, Terms
+from trimtab.plan.intervals import predicted
 from trimtab.plan.rates import Constants, Rates, constants
 from trimtab.values.chip import Chip
 
@@ -39,6 +43,8 @@ RESNET50 = Work("resnet50", operations=8.18e9, activations=11.1e6, parameters=25
 """ResNet-50 at 224 pixels: 4.09e9 multiply-accumulates (He et al. 2016), activations as Radosavovic et al. 2020
 (arXiv 2003.13678, Table 2) count them."""
 NETS = {RESNET50.name: RESNET50}
+KEPT_BYTES = 5.0
+"""Memory for each activation between the passes: its two bytes, and those of normalization and activation beside it."""
 
 
 @dataclass(frozen=True)
@@ -79,3 +85,58 @@ class NetTraining:
     def seconds(self) -> float:
         """Of a step."""
         return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class NetOrder:
+    """A net to be trained on samples."""
+
+    work: Work
+    samples: float
+    """Of the whole training: samples times epochs."""
+    batch: int = 256
+    """Samples of a step on each chip."""
+    dtype: str = "bf16"
+    terms: Terms = field(default_factory=Terms.of)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class NetPlan:
+    """One choice of chips for it."""
+
+    order: NetOrder
+    job: NetTraining
+
+    @property
+    def bill(self) -> Bill:
+        """What the whole training takes, evaluation included."""
+        job, order = self.job, self.order
+        seconds = order.samples / job.batch * job.seconds * (1 + job.fitted.evaluation)
+        peak = job.chips * job.chip.peak(job.dtype) * 1e12
+        busy = 3 * job.work.operations * job.batch / job.seconds / peak
+        return Bill(job.chip, job.chips, seconds, busy, order.terms, job.fitted)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as a JSON object."""
+        job = self.job
+        rate = predicted("samples_per_s", job.batch / job.seconds, "1/s", "resnet", grows=True)
+        figures = [*self.bill.figures("resnet"), predicted("step_s", job.seconds, "s", "resnet"), rate]
+        return {
+            "chip": job.chip.name,
+            "count": job.chips,
+            "layout": f"dp={job.chips} batch={job.batch}",
+            "figures": {figure.name: figure.to_json() for figure in figures},
+            "time_parts": {name: value / job.seconds for name, value in job.parts.items()},
+            "broken": self.bill.broken(self.order.limits),
+        }
+
+
+def ways(order: NetOrder, chip: Chip, counts: Sequence[int]) -> list[NetPlan | str]:
+    """Return a plan for each number of chips, or the reason why there is none."""
+    if chip.kind == "cpu" or order.dtype not in chip.peak_tflops:
+        return ["a host processor, not an accelerator" if chip.kind == "cpu" else f"has no {order.dtype} products"]
+    held = order.batch * order.work.activations * KEPT_BYTES + 16 * order.work.parameters
+    if held > chip.memory_gb * 1e9:
+        return [f"{order.batch} samples a chip need {held / 1e9:.0f} GB, it has {chip.memory_gb:g}: a smaller --batch"]
+    return [NetPlan(order, NetTraining(order.work, chip, order.batch * count, count, order.dtype)) for count in counts]

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from trimtab.report import planned
 from trimtab.report.document import Result
 from trimtab.report.numbers import interval, quantity
 from trimtab.report.terminal import NARROW, Fitted, gap_at, promises, render, table_of, with_origin
@@ -106,4 +107,7 @@ FACES: Mapping[str, Callable[[Mapping[str, Any]], RenderableType]] = {
     "plan": plan,
     "verification": verification,
     "result": render,
+    "planned": planned.planned,
+    "forecast": planned.forecast,
+    "validation": planned.validation,
 }

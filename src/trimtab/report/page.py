@@ -44,10 +44,15 @@ def roofline_page(measured: Mapping[str, Any]) -> str:
 
 
 def _html(run: Result, *sections_: Markup | None) -> str:
-    return "<!doctype html>\n" + tag("html", _head(run), tag("body", tag("main", *sections_)), lang="en") + "\n"
+    return document_page(f"{run.headline}: {run.text('model') or 'trimtab'}", *sections_)
 
 
-def _head(run: Result) -> Markup:
+def document_page(title: str, *sections_: Markup | None) -> str:
+    """Return a page of sections under a title."""
+    return "<!doctype html>\n" + tag("html", _head(title), tag("body", tag("main", *sections_)), lang="en") + "\n"
+
+
+def _head(title: str) -> Markup:
     style = Markup(files("trimtab.report").joinpath("page.css").read_text(encoding="utf-8"))
     return tag(
         "head",
@@ -55,7 +60,7 @@ def _head(run: Result) -> Markup:
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name_="color-scheme", content="light dark"),
-        tag("title", f"{run.headline}: {run.text('model') or 'trimtab'}"),
+        tag("title", title),
         tag("style", style),
     )
 

@@ -182,6 +182,25 @@ def _factors(node: onnx.NodeProto) -> set[str]:
 
 def _operations(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Counter[str]:
     """Count multiply-accumulates by kind of layer; products of two activations are attention's."""
+    graphs, shapes, constants = _shaped(model, sizes)
+    found: Counter[str] = Counter()
+    for node in (node for graph in graphs for node in graph.node):
+        plain = "linear" if set(node.input) & constants else "attention"
+        found[KINDS.get(node.op_type, plain)] += _work(node, shapes)
+    return found
+
+
+def activations(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> tuple[int, int]:
+    """Return the numbers that layers which multiply write for one example, and how many such layers there are."""
+    graphs, shapes, _ = _shaped(model, sizes or {})
+    nodes = [node for graph in graphs for node in graph.node if _work(node, shapes)]
+    return sum(math.prod(shapes.get(node.output[0], ())) for node in nodes), len(nodes)
+
+
+def _shaped(
+    model: onnx.ModelProto, sizes: Mapping[str, int]
+) -> tuple[list[onnx.GraphProto], dict[str, Shape], frozenset[str]]:
+    """Return all graphs, the shapes of their values for one example, and which are constants."""
     sized = _sized(model, sizes)
     with suppress(onnx.shape_inference.InferenceError):
         sized = onnx.shape_inference.infer_shapes(sized, data_prop=True)
@@ -191,12 +210,7 @@ def _operations(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Counter[str
         shapes |= {v.name: _shape(v, sizes) for v in (*graph.value_info, *graph.input, *graph.output) if _known(v)}
         shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     learnt = {value.name for value in sized.graph.input} - {value.name for value in model.graph.input}
-    constants = _constants(graphs, learnt)
-    found: Counter[str] = Counter()
-    for node in (node for graph in graphs for node in graph.node):
-        plain = "linear" if set(node.input) & constants else "attention"
-        found[KINDS.get(node.op_type, plain)] += _work(node, shapes)
-    return found
+    return graphs, shapes, _constants(graphs, learnt)
 
 
 def _sized(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:

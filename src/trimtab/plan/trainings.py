@@ -1,0 +1,270 @@
+"""The verb `plan train`: the fastest layout of a training on each choice of chips, and which choices none beats.
+
+A layout is searched among powers of two (and divisors of the layers for stages); the least recomputation that fits is
+taken, because more of it is only slower. What does not fit or keeps no limit is told with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from trimtab.errors import UsageError
+from trimtab.maths.pareto import frontier
+from trimtab.maths.transformer import model_operations
+from trimtab.plan.costs import Bill, Limits, Terms, lost_share
+from trimtab.plan.intervals import predicted
+from trimtab.plan.layout import Layout
+from trimtab.plan.memory import GIB, Memory
+from trimtab.plan.stack import DEFAULT, Stack, stack
+from trimtab.plan.training import Training
+from trimtab.values.architecture import Architecture
+from trimtab.values.chip import Chip
+from trimtab.values.figure import Figure
+
+COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Chips that are tried where no number is given."""
+BATCH_TOKENS = ((1e9, 0.5e6), (1e10, 2e6), (float("inf"), 4e6))
+"""Tokens of a step by parameters, as GPT-3's Table 2.1 has them (arXiv 2005.14165), where none are given."""
+MICRO = (1, 2, 4, 8)
+PERIODS = ("none", "selective", "full")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be trained, and within which limits."""
+
+    arch: Architecture
+    tokens: float
+    seq: int = 2048
+    batch: int = 0
+    """Sequences of a step; 0: as usual for the size."""
+    dtype: str = "bf16"
+    program: str = DEFAULT
+    fixed: dict[str, Any] = field(default_factory=dict)
+    """Fields of the layout that the user wants so."""
+    terms: Terms = field(default_factory=Terms.of)
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def sequences(self) -> int:
+        """Of a step."""
+        if self.batch:
+            return self.batch
+        tokens = next(tokens for size, tokens in BATCH_TOKENS if self.arch.parameters < size)
+        return 1 << max(0, round(tokens / self.seq).bit_length() - 1)
+
+    @property
+    def stack(self) -> Stack:
+        """The program."""
+        return stack(self.program)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One choice of chips with its fastest layout."""
+
+    order: Order
+    job: Training
+
+    @property
+    def steps(self) -> float:
+        """Of the whole training."""
+        return self.order.tokens / (self.job.batch * self.job.seq)
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole training, interruptions included."""
+        chips, node = self.job.layout.chips, max(1, self.job.chip.link_chips)
+        lost = lost_share(chips, node, self.job.arch.parameters, self.order.terms.mtbf_h)
+        return self.steps * self.job.seconds / (1 - lost)
+
+    @property
+    def mfu(self) -> float:
+        """Model operations a second as a share of the peak (Chowdhery et al. 2022, PaLM, appendix B)."""
+        work = model_operations(self.job.arch, self.job.batch * self.job.seq, self.job.seq)
+        return work / self.job.seconds / (self.job.layout.chips * self.job.chip.peak(self.job.dtype) * 1e12)
+
+    @property
+    def bill(self) -> Bill:
+        """What the whole training takes."""
+        job = self.job
+        busy = self.mfu * (4 / 3 if job.layout.recompute == "full" else 1)
+        return Bill(job.chip, job.layout.chips, self.seconds, busy, self.order.terms, job.fitted)
+
+    def figures(self) -> dict[str, Figure]:
+        """Return every figure, predicted, with its 90% interval."""
+        job = self.job
+        regime = regime_of(job)
+        made = [
+            *self.bill.figures(regime),
+            predicted("step_s", job.seconds, "s", regime),
+            predicted("tokens_per_s", job.batch * job.seq / job.seconds, "1/s", regime, grows=True),
+            predicted("mfu", self.mfu, "share", regime, grows=True),
+            predicted("memory_gib", Memory(job).total / GIB, "GiB", "memory-peak"),
+        ]
+        return {figure.name: figure for figure in made}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as a JSON object."""
+        layout = self.job.layout
+        return {
+            "chip": self.job.chip.name,
+            "count": layout.chips,
+            "layout": str(layout),
+            "memory_verdict": Memory(self.job).verdict,
+            "figures": {name: figure.to_json() for name, figure in self.figures().items()},
+            "time_parts": {name: value / self.job.seconds for name, value in self.job.parts.items()},
+            "memory_parts": {name: value / GIB for name, value in Memory(self.job).parts.items()},
+            "broken": self.bill.broken(self.order.limits),
+        }
+
+
+def regime_of(job: Training) -> str:
+    """Return the regime whose spread a training's predictions have."""
+    if job.layout.zero == 3:
+        name = job.stack.name
+        return "sharded" if name == "deepspeed-2021" else f"sharded-{name}"
+    if job.stack.name == "megatron-core" or job.dtype == "fp8":
+        return "moe-fp8" if job.arch.experts else "dense-fp8"
+    return "pipeline" if job.layout.pp > 1 else "tensor"
+
+
+def best(order: Order, chip: Chip, count: int) -> Plan | str:
+    """Return the fastest plan on so many chips, or the reason why there is none."""
+    if chip.kind == "cpu":
+        return "a host processor, not an accelerator"
+    if order.dtype not in chip.peak_tflops and not (order.dtype == "fp16" and "bf16" in chip.peak_tflops):
+        return f"has no {order.dtype} products"
+    found: list[Training] = []
+    nearest: Memory | None = None
+    for layout in layouts(order, chip, count):
+        job = Training(order.arch, chip, order.sequences, order.seq, layout, order.stack, order.dtype)
+        memory = Memory(job)
+        if memory.verdict == "does not fit":
+            nearest = memory if nearest is None or memory.total < nearest.total else nearest
+            continue
+        found.append(job)
+    if found:
+        return Plan(order, min(found, key=lambda job: job.seconds))
+    if nearest is None:
+        return f"no layout of {count} chips divides {order.arch.name} and a batch of {order.sequences} sequences"
+    return (
+        f"needs {nearest.total / GIB:.0f} GiB a chip at least, it has {nearest.room / GIB:.0f} "
+        f"({nearest.job.layout}): more chips, or a larger memory"
+    )
+
+
+def layouts(order: Order, chip: Chip, count: int) -> Iterator[Layout]:
+    """Yield every layout that keeps the rules and what the user fixed; of recomputations, the least that fits."""
+    for shape in _shapes(order, chip, count):
+        for period in (order.fixed["recompute"],) if "recompute" in order.fixed else PERIODS:
+            layout = replace(shape, recompute=period)
+            yield layout
+            job = Training(order.arch, chip, order.sequences, order.seq, layout, order.stack, order.dtype)
+            if Memory(job).verdict == "fits":
+                break
+
+
+def _shapes(order: Order, chip: Chip, count: int) -> Iterator[Layout]:
+    arch, fixed = order.arch, order.fixed
+    node = max(1, min(chip.link_chips, 8))
+    for tp in _choices(fixed, "tp", [n for n in (1, 2, 4, 8) if n <= node]):
+        for pp in _choices(fixed, "pp", _stages(arch.layers, count // tp if tp <= count else 0)):
+            cp = fixed.get("cp", 1)
+            dp, left = divmod(count, tp * pp * cp)
+            if left or not dp or fixed.get("dp", dp) != dp:
+                continue
+            for micro in _choices(fixed, "micro_batch", MICRO):
+                interleave = fixed.get("interleave", _pieces(arch.layers, pp))
+                zero = fixed.get("zero", 3 if pp == 1 and order.program.startswith(("fsdp", "deepspeed")) else 1)
+                ep = fixed.get("ep", _expert_ranks(arch, dp * cp * tp, node))
+                layout = Layout(tp, pp, dp, cp, ep, micro, interleave, zero, sequence=tp > 1)
+                if not any(layout.broken(arch, order.sequences)):
+                    yield layout
+
+
+def _choices(fixed: dict[str, Any], name: str, usual: Sequence[int]) -> Sequence[int]:
+    return (fixed[name],) if name in fixed else usual
+
+
+def _stages(layers: int, most: int) -> list[int]:
+    return [pp for pp in (1, 2, 4, 8, 16, 32, 64, 3, 5, 6, 7, 9, 12, 35) if pp <= most and layers % pp == 0]
+
+
+def _pieces(layers: int, pp: int) -> int:
+    """Return into how many pieces a stage is cut: as many as divide it, up to four."""
+    return max((n for n in (1, 2, 3, 4) if pp > 1 and layers % (pp * n) == 0), default=1)
+
+
+def _expert_ranks(arch: Architecture, ranks: int, node: int) -> int:
+    if not arch.experts:
+        return 1
+    return max(n for n in (1, 2, 4, 8) if arch.experts % n == 0 and ranks % n == 0 and n <= max(1, node))
+
+
+def plan(order: Order, chips: Sequence[Chip], counts: Sequence[int] = COUNTS) -> dict[str, Any]:
+    """Return the document: plans that keep the limits, which of them none beats, and why not the others.
+
+    Raises:
+        UsageError: none keeps the limits: tells the nearest.
+    """
+    about = {"kind": "train", "model": order.arch.name, "parameters": order.arch.parameters, "tokens": order.tokens}
+    about |= {"batch": order.sequences, "seq": order.seq, "dtype": order.dtype, "stack": order.program}
+    return choose(about, order.limits, ((chip, [best(order, chip, count) for count in counts]) for chip in chips))
+
+
+class Choice(Protocol):
+    """A way to do it, with what it takes."""
+
+    @property
+    def bill(self) -> Bill:
+        """What it takes."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+
+
+def choose(
+    about: dict[str, Any], limits: Limits, found: Iterable[tuple[Chip, Sequence[Choice | str]]]
+) -> dict[str, Any]:
+    """Return the document of what was found on each chip: plans, or reasons why there are none.
+
+    Raises:
+        UsageError: none keeps the limits: tells the nearest.
+    """
+    kept: list[Choice] = []
+    missed: list[Choice] = []
+    rejected: list[dict[str, str]] = []
+    for chip, choices in found:
+        plans = [one for one in choices if not isinstance(one, str)]
+        good = [one for one in plans if not one.bill.broken(limits)]
+        kept += good
+        if not good:
+            missed += plans
+            near = min(plans, key=lambda one: one.bill.distance(limits), default=None)
+            reasons = [one for one in choices if isinstance(one, str)]
+            why = "; ".join(near.bill.broken(limits)) if near else reasons[-1] if reasons else "not tried"
+            rejected.append({"chip": chip.name, "why": why})
+    if not kept:
+        raise UsageError(_infeasible(str(about["model"]), limits, missed, rejected))
+    kept.sort(key=lambda one: (one.bill.amounts[1], one.bill.seconds))
+    terms = kept[0].bill.terms
+    place = {
+        "name": terms.place.name,
+        "g_per_kwh": terms.place.g_per_kwh,
+        "pue": terms.pue,
+        "source": terms.place.source,
+    }
+    unbeaten = sorted(frontier([list(one.bill.amounts) for one in kept], ["min"] * 4))
+    plans_told = [one.to_json() for one in kept]
+    return {**about, "place": place, "plans": plans_told, "pareto": unbeaten, "rejected": rejected}
+
+
+def _infeasible(model: str, limits: Limits, missed: Sequence[Choice], rejected: Sequence[dict[str, str]]) -> str:
+    if not missed:
+        return f"no plan for {model}: " + "; ".join(f"{one['chip']}: {one['why']}" for one in rejected[:3])
+    near = min(missed, key=lambda one: one.bill.distance(limits))
+    where = f"{near.bill.chips} x {near.bill.chip.name}"
+    return f"no plan keeps the limits; the nearest, {where}, {' and '.join(near.bill.broken(limits))}: raise that limit"

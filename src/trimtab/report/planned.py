@@ -1,0 +1,151 @@
+"""What the terminal shows of the planner's documents: plans, forecasts, and how far off the planner is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from trimtab.report.terminal import table_of
+
+MOST = 12
+"""Plans that are shown; all of them are in `--json`."""
+MOST_REJECTED = 8
+TRAINED = ("days", "money_usd", "energy_mwh", "co2_t", "mfu", "memory_gib")
+SERVED = ("ttft_ms", "tpot_ms", "tokens_per_s", "usd_per_million", "energy_j_per_token", "memory_gib")
+NAMES = {
+    "days": "days",
+    "money_usd": "USD",
+    "energy_mwh": "MWh",
+    "co2_t": "t CO2",
+    "mfu": "MFU",
+    "memory_gib": "GiB\na chip",
+    "ttft_ms": "ms to\nfirst token",
+    "tpot_ms": "ms a\ntoken",
+    "tokens_per_s": "tokens/s",
+    "usd_per_million": "USD a\nmillion",
+    "energy_j_per_token": "J a\ntoken",
+}
+DETAILS = 3
+"""Plans that were asked for are told in full up to this many."""
+
+
+def columns(document: Mapping[str, Any]) -> Sequence[str]:
+    """Return the figures that a document's plans are compared by."""
+    return TRAINED if document["kind"] == "train" else SERVED
+
+
+def number(figure: Mapping[str, Any] | None, name: str) -> str:
+    """Return a figure's value as its column shows it."""
+    if figure is None:
+        return "–"
+    value = figure["value"]
+    if name == "mfu":
+        return f"{value:.0%}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def ends(figure: Mapping[str, Any] | None, name: str) -> str:
+    """Return a figure's 90% interval, as short as its value."""
+    if figure is None or figure.get("low") is None:
+        return ""
+    low, high = ({**figure, "value": figure[end]} for end in ("low", "high"))
+    return f"{number(low, name)} to {number(high, name)}"
+
+
+def planned(document: Mapping[str, Any]) -> RenderableType:
+    """Show the plans that none beats first, with intervals; then why not the other chips."""
+    plans, unbeaten = document["plans"], set(document["pareto"])
+    order = [*sorted(unbeaten), *(place for place in range(len(plans)) if place not in unbeaten)]
+    names = columns(document)
+    size = document["parameters"]
+    title = f"{document['model']}, {quantity_of(size)} parameters; all figures are predicted, with 90% intervals"
+    table = table_of(title, "", "chips", "layout", *(f">{NAMES[name]}" for name in names))
+    for place in order[:MOST]:
+        plan = plans[place]
+        cells = [_cell(plan["figures"].get(name), name) for name in names]
+        table.add_row("*" if place in unbeaten else "", f"{plan['count']} x {plan['chip']}", plan["layout"], *cells)
+    more = len(plans) - MOST
+    notes = ["* none is better in everything"] + ([f"and {more} more: --json lists them"] if more > 0 else [])
+    parts: list[RenderableType] = [table, Text("\n".join(notes), style="dim")]
+    if len(plans) <= DETAILS:
+        parts += [_details(plan) for plan in plans]
+    return Group(*parts, *_why_not(document["rejected"]))
+
+
+def quantity_of(value: float) -> str:
+    """Return a large number in short.
+
+    >>> quantity_of(174.6e9), quantity_of(25.6e6)
+    ('174.6B', '25.6M')
+    """
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
+
+
+def _cell(figure: Mapping[str, Any] | None, name: str) -> Text:
+    shown = Text(number(figure, name))
+    interval = ends(figure, name)
+    return shown.append(f"\n{interval}", style="dim") if interval else shown
+
+
+def _details(plan: Mapping[str, Any]) -> Table:
+    table = table_of(f"where it goes: {plan['count']} x {plan['chip']}", "", ">share of a step", "", ">GiB")
+    time = sorted(plan.get("time_parts", {}).items(), key=lambda pair: -pair[1])
+    memory = sorted(plan.get("memory_parts", {}).items(), key=lambda pair: -pair[1])
+    for place in range(max(len(time), len(memory))):
+        left = (time[place][0], f"{time[place][1]:.1%}") if place < len(time) else ("", "")
+        right = (memory[place][0], f"{memory[place][1]:.1f}") if place < len(memory) else ("", "")
+        table.add_row(*left, *right)
+    return table
+
+
+def _why_not(rejected: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    if not rejected:
+        return
+    table = table_of("why not", "chip", "reason")
+    for one in rejected[:MOST_REJECTED]:
+        table.add_row(one["chip"], one["why"])
+    yield table
+    if len(rejected) > MOST_REJECTED:
+        yield Text(f"and {len(rejected) - MOST_REJECTED} more: --json lists them", style="dim")
+
+
+def forecast(document: Mapping[str, Any]) -> RenderableType:
+    """Show the law, what the budget is best spent on, and what the runs cannot tell."""
+    law, best, interval = document["law"], document["best"], document["interval"]
+    table = table_of("scaling law, fitted; intervals of 90%", "", ">value", "interval")
+    words = f"L(N, D) = {law['E']:.3f} + {law['A']:.4g} / N^{law['alpha']:.3f} + {law['B']:.4g} / D^{law['beta']:.3f}"
+    low, high = interval["parameters"]
+    table.add_row("best parameters", quantity_of(best["parameters"]), f"{quantity_of(low)} to {quantity_of(high)}")
+    table.add_row("best tokens", quantity_of(best["tokens"]), "")
+    table.add_row("loss", f"{best['loss']:.4f}", f"{interval['loss'][0]:.4f} to {interval['loss'][1]:.4f}")
+    for name, value in document["marginal"].items():
+        table.add_row(f"one percent more: {name}", f"−{value:.5f}", "")
+    told = [f"{words}, on {document['fitted_on']} runs, for {document['compute']:.3g} operations"]
+    if document["left_out"]:
+        told.append(f"{len(document['left_out'])} runs are left out: no law fits them together with the others")
+    told += [f"not known: {one}" for one in document["unidentified"]]
+    return Group(Text("\n".join(told)), table)
+
+
+def validation(document: Mapping[str, Any]) -> RenderableType:
+    """Show the errors of each table, beside the best naive baseline's, and what was not scored."""
+    head = (">rows", ">median", ">mean", ">largest", ">bias", ">in 50%", ">in 90%", ">naive", ">skill")
+    table = table_of("absolute errors, as shares of what was measured", "table", *head)
+    for one in document["tables"]:
+        best = min(one["naive"].values(), default=0.0)
+        shares = (one["median_ape"], one["mean_ape"], one["max_ape"])
+        skill = "–" if one["skill"] is None else f"{one['skill']:.2f}"
+        covered = (one["coverage50"], one["coverage90"])
+        cells = [*(f"{value:.1%}" for value in shares), f"{one['bias']:+.1%}", *(f"{value:.0%}" for value in covered)]
+        table.add_row(one["table"], str(one["scored"]), *cells, f"{best:.1%}", skill)
+    missed = sum(document["not_scored"].values())
+    why = [f"{count} rows: {reason}" for reason, count in list(document["not_scored"].items())[:MOST_REJECTED]]
+    scored = document["pooled"]["scored"]
+    return Group(table, Text("\n".join([f"{scored} rows scored, {missed} not:", *why]), style="dim"))
