@@ -58,7 +58,7 @@ def lost_share(chips: int, node: int, parameters: float, mtbf_h: float = CHIP_MT
     (Young 1974, CACM 17(9):530); half of that is done again after each.
 
     >>> round(lost_share(16384, 8, 405e9), 2)
-    0.09
+    0.07
     """
     mean = mtbf_h * 3600 / chips
     write = CHECKPOINT_BYTES * parameters / (STORAGE_GBS * 1e9 * max(1, chips / node))

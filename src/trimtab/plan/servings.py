@@ -165,7 +165,7 @@ def plan_serving(order: ServeOrder, chips: Sequence[Chip]) -> dict[str, Any]:
         "dtype": order.weights,
         "place": {"name": order.terms.place.name, "g_per_kwh": order.terms.place.g_per_kwh, "pue": order.terms.pue},
         "plans": [one.to_json() for one in kept],
-        "pareto": sorted(frontier(points, ["min"] * 3)),
+        "pareto": sorted(map(int, frontier(points, ["min"] * 3))),
         "rejected": rejected,
     }
 

@@ -257,7 +257,7 @@ def choose(
         "pue": terms.pue,
         "source": terms.place.source,
     }
-    unbeaten = sorted(frontier([list(one.bill.amounts) for one in kept], ["min"] * 4))
+    unbeaten = sorted(map(int, frontier([list(one.bill.amounts) for one in kept], ["min"] * 4)))
     plans_told = [one.to_json() for one in kept]
     return {**about, "place": place, "plans": plans_told, "pareto": unbeaten, "rejected": rejected}
 

@@ -1,0 +1,122 @@
+"""The time and the memory of a step behave as physics and the rules of layouts say."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trimtab.errors import UnknownName, UsageError
+from trimtab.plan import chips, models
+from trimtab.plan.layout import RECOMPUTE, Layout
+from trimtab.plan.memory import Memory, largest_micro_batch
+from trimtab.plan.rates import constants, using
+from trimtab.plan.stack import STACKS, stack
+from trimtab.plan.training import Training
+
+GPT3, LLAMA = models.named("gpt:175b"), models.named("llama3:8b")
+A100, H100 = chips.load("a100-sxm-80gb"), chips.load("h100-sxm-80gb")
+
+
+def job(arch=GPT3, chip=A100, batch=1536, seq=2048, program="megatron-core", **layout):
+    return Training(arch, chip, batch, seq, Layout(**layout), stack(program))
+
+
+WHOLE = {"tp": 8, "pp": 8, "dp": 16}
+
+
+def test_gpt3_on_1024_a100s_took_34_days():
+    """Narayanan et al. 2021, section 5.1, an estimate from 140 TFLOP/s a chip."""
+    step = job(program="megatron-2021", recompute="full", interleave=4, zero=0, sequence=False, **WHOLE)
+    assert 300e9 / (1536 * 2048) * step.seconds / 86400 == pytest.approx(34, rel=0.12)
+
+
+def test_zero3_falls_behind_from_768_chips_on():
+    for chips_used, micro in ((768, 2), (1536, 1)):
+        sharded = job(program="deepspeed-2021", recompute="full", zero=3, dp=chips_used, micro_batch=micro)
+        pipeline = job(program="megatron-2021", recompute="full", zero=0, tp=8, pp=12, dp=chips_used // 96)
+        assert pipeline.seconds < sharded.seconds
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_parts_make_the_step_and_none_is_negative(name):
+    step = job(program=name, **WHOLE)
+    assert step.seconds == pytest.approx(sum(step.parts.values()))
+    assert min(step.parts.values()) >= 0
+
+
+def test_recomputation_takes_longer_and_needs_less():
+    steps = [job(recompute=kind, **WHOLE) for kind in ("none", "selective", "full")]
+    assert [s.seconds for s in steps] == sorted(s.seconds for s in steps)
+    memories = [Memory(job(program="megatron-2021", recompute=kind, **WHOLE)).total for kind in RECOMPUTE]
+    assert memories[0] > memories[1] > memories[3]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    dp=st.sampled_from([1, 2, 8, 32]),
+    tp=st.sampled_from([1, 2, 4, 8]),
+    pp=st.sampled_from([1, 2, 4, 8]),
+    micro=st.sampled_from([1, 2]),
+)
+def test_a_faster_chip_is_faster_and_more_work_takes_longer(dp, tp, pp, micro):
+    step = job(LLAMA, dp=dp, tp=tp, pp=pp, micro_batch=micro, batch=dp * micro * 8)
+    quicker = replace(A100, matmul_tflops={"bf16": 290.0})
+    assert replace(step, chip=quicker).seconds < step.seconds
+    assert replace(step, batch=step.batch * 2).seconds > step.seconds
+    assert replace(step, seq=4096).seconds > step.seconds
+    memory = Memory(step)
+    assert memory.total > Memory(replace(step, chip=A100, layout=replace(step.layout, zero=3))).parts["optimizer"]
+    assert Memory(replace(step, seq=4096)).total > memory.total
+
+
+def test_adam_in_mixed_precision_takes_18_bytes_a_weight():
+    """Korthikanti et al. 2022, Figure 1: 45.5625 GiB of parameters and optimizer for the 22B model on 8 chips."""
+    arch = models.named("gpt:22b")
+    parts = Memory(job(arch, tp=8, zero=0, batch=4, micro_batch=4, program="megatron-2021")).parts
+    static = (parts["weights"] + parts["gradients"] + parts["optimizer"]) / 2**30
+    assert static == pytest.approx(45.5625, rel=0.03)
+
+
+def test_the_largest_micro_batch_fits_and_the_next_does_not():
+    best = largest_micro_batch(job(LLAMA, H100, batch=512, dp=8, zero=3, program="fsdp-compiled", recompute="full"))
+    assert Memory(best).verdict == "fits"
+    layout = replace(best.layout, micro_batch=2 * best.layout.micro_batch)
+    assert Memory(replace(best, layout=layout)).verdict != "fits"
+    assert largest_micro_batch(job(GPT3, batch=8, dp=8)) is None
+
+
+BROKEN = {
+    "does not divide the 96 heads": {"tp": 5},
+    "more stages than the 96 layers": {"pp": 128},
+    "needs pp above 1": {"interleave": 2},
+    "is more than the 96 layers": {"pp": 64, "interleave": 2},
+    "does not divide into": {"dp": 7},
+    "does not divide the 0 experts": {"ep": 2, "dp": 2},
+    "recompute is one of": {"recompute": "some"},
+    "zero is at most 2": {"pp": 2, "zero": 3},
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_a_broken_rule_is_said_with_its_numbers(message):
+    with pytest.raises(UsageError, match=message):
+        Layout(**BROKEN[message]).check(GPT3, 1536)
+
+
+def test_key_value_heads_and_tensor_parallelism_divide_each_other():
+    Layout(tp=16).check(LLAMA, 8)
+    with pytest.raises(UsageError, match="key-value heads"):
+        Layout(tp=3).check(replace(LLAMA, heads=24, kv_heads=8), 8)
+
+
+def test_stacks_are_named():
+    with pytest.raises(UnknownName, match="did you mean megatron-core"):
+        stack("megatron-cor")
+
+
+def test_other_constants_can_be_used_for_a_while():
+    before = job(**WHOLE).seconds
+    with using(replace(constants(), product=constants().product / 2)):
+        assert job(**WHOLE).seconds > before
+    assert job(**WHOLE).seconds == before

@@ -1,0 +1,134 @@
+"""The planner is held against published tables: their tab is not stale, goals hold, and bad tables are told."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from trimtab.errors import DataError
+from trimtab.plan import intervals
+from trimtab.plan.evidence import Case, Skipped, modules, read, whole
+from trimtab.plan.validate import TABLES, validate
+
+TAB = Path(__file__).resolve().parents[2] / "benchmarks" / "tabs" / "validation.jsonl"
+SLOW = "scaling_"
+"""Tables whose laws take seconds to fit; the tab's own program does them."""
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """All tables but the slow ones."""
+    folder = tmp_path_factory.mktemp("tables")
+    for path in TABLES.glob("*.csv"):
+        if not path.name.startswith(SLOW):
+            shutil.copy(path, folder)
+    return validate(folder)
+
+
+def recorded():
+    return [json.loads(line) for line in TAB.read_text().splitlines()]
+
+
+def test_the_tab_is_what_the_code_says(few):
+    """`python benchmarks/validation.py` writes it anew."""
+    told = {(line["group"], line["name"]): line["value"] for line in recorded()}
+    for one in few["tables"]:
+        for name in ("median_ape", "max_ape", "coverage90"):
+            assert told[one["table"], name] == pytest.approx(one[name], abs=1e-9), one["table"]
+
+
+GOALS = {
+    "train_megatron_2021_table1": 0.05,
+    "train_megatron_2021_table2_zero3:tp_pp": 0.05,
+    "train_megatron_2021_table2_zero3:zero3": 0.15,
+    "train_vtrain_singlenode": 0.10,
+    "train_mpt_llmfoundry": 0.06,
+    "train_torchtitan": 0.06,
+    "train_nvidia_nemo:dense": 0.10,
+    "train_nvidia_nemo:moe": 0.25,
+    "train_mlperf_all_rounds:resnet": 0.12,
+    "train_mlperf_all_rounds:bert": 0.12,
+    "train_torchtitan:memory": 0.08,
+    "infer_trtllm_v061:tokens_per_s_per_gpu": 0.20,
+    "infer_trtllm_v061:first_token_ms": 0.20,
+    "infer_aiconfigurator_silicon:token_ms": 0.13,
+    "infer_aiconfigurator_silicon:first_token_ms": 0.30,
+    "energy_patterson2021": 0.08,
+    "energy_mlenergy_inference": 0.15,
+}
+
+
+@pytest.mark.parametrize("name", GOALS)
+def test_median_errors_keep_their_goals(few, name):
+    found = next(one for one in few["tables"] if one["table"] == name)
+    assert found["median_ape"] <= GOALS[name]
+    assert found["skill"] > 0
+
+
+def test_intervals_cover_what_they_say(few):
+    assert 0.85 <= few["pooled"]["coverage90"] <= 0.95
+    assert 0.45 <= few["pooled"]["coverage50"] <= 0.6
+
+
+def test_nothing_is_skipped_in_silence(few):
+    lines = sum(
+        len(path.read_text().splitlines()) - 1 for path in TABLES.glob("*.csv") if not path.name.startswith(SLOW)
+    )
+    assert sum(one["scored"] for one in few["tables"]) + sum(few["not_scored"].values()) >= lines * 0.99
+    json.dumps(few, allow_nan=False)
+
+
+def test_every_module_reads_its_tables():
+    known = {name for module in modules() for name in module.FILES}
+    assert known <= {path.name for path in TABLES.glob("*.csv")}
+    found = [one for _, one in read(TABLES, ["train_korthikanti"])]
+    assert all(isinstance(one, Case) for one in found)
+    assert whole("64 (0)") == 64
+    assert whole("n/a", 3) == 3
+
+
+def copied(tmp_path, name, change):
+    path = tmp_path / name
+    path.write_text(change((TABLES / name).read_text()))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("train_korthikanti_2022.csv", lambda text: text.replace("iter_time_s,", "iteration,"), "lacks the column"),
+        ("train_vtrain_singlenode.csv", lambda text: text.replace("158.717599", "fast"), "line 2: could not convert"),
+        ("train_vtrain_singlenode.csv", lambda text: text.replace("hidden,", "width,", 1), "lacks the column 'hidden'"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said(tmp_path, name, change, message):
+    with pytest.raises(DataError, match=message):
+        validate(copied(tmp_path, name, change))
+
+
+def test_no_tables(tmp_path):
+    with pytest.raises(DataError, match="no tables"):
+        validate(tmp_path)
+    with pytest.raises(DataError, match="no folder of tables"):
+        validate(tmp_path / "none")
+
+
+def test_rows_of_unknown_chips_are_counted(tmp_path):
+    folder = copied(tmp_path, "train_mpt_llmfoundry.csv", lambda text: text.replace("h100_80gb", "x900_80gb"))
+    (folder / "other.csv").write_text("a,b\n1,2\n")
+    found = validate(folder)
+    assert "no chip x900_80gb" in found["not_scored"]
+    assert found["not_scored"]["other.csv holds no quantity that is planned"] == 1
+    unscored = {one for _, one in read(folder) if isinstance(one, Skipped)}
+    assert len(unscored) == 2
+
+
+def test_intervals():
+    low, high = intervals.around(100.0, "pipeline")
+    inner = intervals.around(100.0, "pipeline", 50)
+    assert low < inner[0] < inner[1] < high
+    widest = intervals.around(100.0, "no such regime")
+    assert all(widest[1] - widest[0] >= high - low for _ in (0,))
+    with pytest.raises(ValueError, match="50 or 90"):
+        intervals.around(1.0, "pipeline", 80)
