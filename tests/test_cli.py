@@ -238,6 +238,13 @@ LINES = [
     (["verify", "full", TOY, "--against", "null:linear"], 1, "is not a bundle"),
     (["report", "full"], 2, "no run"),
     (["cache", "--shrink", "-1"], 2, "--shrink: takes a number from 0"),
+    (["plan", "train", "gpt:175c", "--tokens", "1e9"], 2, "did you mean gpt:175b"),
+    (["plan", "train", "gpt:175b"], 2, "give --tokens 300e9"),
+    (["plan", "train", "gpt:175b", "--tokens", "1e9", "--zero", "4"], 2, "takes a whole number from 0 to 3"),
+    (["plan", "train", "gpt:175b", "--tokens", "1e9", "--on", "a101"], 2, "unknown chip 'a101'"),
+    (["plan", "serve", "llama:8b", "--on", "h100-sxm", "--tpot", "1us"], 2, "is no duration"),
+    (["forecast", "gone.csv"], 2, "cannot be read"),
+    (["validate", "--tables", "full"], 2, "no tables"),
 ]
 
 
@@ -509,3 +516,14 @@ def test_ctrl_c_while_measuring_still_gives_one_document(tmp_path):
     assert (process.returncode, document["verdict"], document["interrupted"]) == (0, "PASS", True)
     assert document["recipe"] == "narrow(bits=32) @ null"
     assert MANIFEST not in {path.name for path in (tmp_path / "x/bundle").rglob("*")}
+
+
+def test_a_plan_as_a_document_and_a_page(trimtab, tmp_path):
+    page = tmp_path / "plan.html"
+    words = ["plan", "choose", "llama:8b", "--on", "h100-sxm,l4", "--tpot", "50ms", "--page", str(page), "--json"]
+    status, out, _ = trimtab(*words)
+    assert status == 0
+    assert json.loads(out)["kind"] == "serve"
+    assert page.read_text().startswith("<!doctype html>")
+    status, out, _ = trimtab("plan", "choose", "gpt:7.5b", "--tokens", "1e11", "--on", "a100-sxm-80gb", "--json")
+    assert json.loads(out)["kind"] == "train"

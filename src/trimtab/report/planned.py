@@ -9,11 +9,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trimtab.report.terminal import table_of
+from trimtab.report.terminal import Fitted, table_of
 
 MOST = 12
 """Plans that are shown; all of them are in `--json`."""
 MOST_REJECTED = 8
+WIDE, MOST_NARROW = 130, 4
+"""Columns of a terminal from which everything is shown, and figures that are on narrower ones."""
 TRAINED = ("days", "money_usd", "energy_mwh", "co2_t", "mfu", "memory_gib")
 SERVED = ("ttft_ms", "tpot_ms", "tokens_per_s", "usd_per_million", "energy_j_per_token", "memory_gib")
 NAMES = {
@@ -57,23 +59,50 @@ def ends(figure: Mapping[str, Any] | None, name: str) -> str:
 
 
 def planned(document: Mapping[str, Any]) -> RenderableType:
-    """Show the plans that none beats first, with intervals; then why not the other chips."""
+    """Show the plans that none beats first, with intervals where there is room; then why not the other chips."""
+
+    def build(width: int) -> Iterator[RenderableType]:
+        plans = document["plans"]
+        yield (_wide if width >= WIDE else _narrow)(document)
+        notes = ["* none is better in everything"]
+        notes += [f"and {len(plans) - MOST} more: --json lists them"] if len(plans) > MOST else []
+        notes += [f"intervals of 90% are shown from {WIDE} columns on, and in --json"] if width < WIDE else []
+        yield Text("\n".join(notes), style="dim")
+        if len(plans) <= DETAILS:
+            yield from (_details(plan) for plan in plans)
+        yield from _why_not(document["rejected"])
+
+    return Fitted(build)
+
+
+def _listed(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield plans, those that none beats first and with a star."""
     plans, unbeaten = document["plans"], set(document["pareto"])
-    order = [*sorted(unbeaten), *(place for place in range(len(plans)) if place not in unbeaten)]
+    order = sorted(range(len(plans)), key=lambda place: (place not in unbeaten, place))
+    return (("*" if place in unbeaten else "", plans[place]) for place in order[:MOST])
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    size = quantity_of(document["parameters"])
+    return f"{document['model']}, {size} parameters; all figures are predicted, with 90% intervals"
+
+
+def _wide(document: Mapping[str, Any]) -> Table:
     names = columns(document)
-    size = document["parameters"]
-    title = f"{document['model']}, {quantity_of(size)} parameters; all figures are predicted, with 90% intervals"
-    table = table_of(title, "", "chips", "layout", *(f">{NAMES[name]}" for name in names))
-    for place in order[:MOST]:
-        plan = plans[place]
+    table = table_of(_title(document), "", "!chips", "layout", *(f">{NAMES[name]}" for name in names))
+    for star, plan in _listed(document):
         cells = [_cell(plan["figures"].get(name), name) for name in names]
-        table.add_row("*" if place in unbeaten else "", f"{plan['count']} x {plan['chip']}", plan["layout"], *cells)
-    more = len(plans) - MOST
-    notes = ["* none is better in everything"] + ([f"and {more} more: --json lists them"] if more > 0 else [])
-    parts: list[RenderableType] = [table, Text("\n".join(notes), style="dim")]
-    if len(plans) <= DETAILS:
-        parts += [_details(plan) for plan in plans]
-    return Group(*parts, *_why_not(document["rejected"]))
+        table.add_row(star, f"{plan['count']} x {plan['chip']}", plan["layout"], *cells)
+    return table
+
+
+def _narrow(document: Mapping[str, Any]) -> Table:
+    names = columns(document)[:MOST_NARROW]
+    table = table_of(_title(document), "", "chips and layout", *(f">{NAMES[name]}" for name in names))
+    for star, plan in _listed(document):
+        cells = [number(plan["figures"].get(name), name) for name in names]
+        table.add_row(star, f"{plan['count']} x {plan['chip']}\n{plan['layout']}", *cells)
+    return table
 
 
 def quantity_of(value: float) -> str:

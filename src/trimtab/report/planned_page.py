@@ -108,7 +108,7 @@ def _table(document: Mapping[str, Any]) -> Markup:
     rows = []
     for place in order[:MOST]:
         plan = document["plans"][place]
-        first = tag("th", f"{plan['count']} x {plan['chip']}", scope="row")
+        first = tag("th", f"{plan['count']} x {plan['chip']}", scope="row", style="white-space: nowrap")
         cells = [_number(plan["figures"].get(name), name, title) for name, title in zip(names, head[2:], strict=True)]
         kind = "is-chosen-row" if place in unbeaten else None
         layout = cell("Layout", tag("code", plan["layout"], class_="recipe"), kind="what")
