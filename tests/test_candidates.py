@@ -178,3 +178,18 @@ def test_candidates_predicted_together_are_predicted_as_one_by_one(machine):
 
 def test_facts_of_other_formats_offer_nothing(machine):
     assert list(candidates(replace(FACTS, format="unheard-of"), machine)) == []
+
+
+def test_a_chain_that_ruined_a_model_does_not_condemn_its_steps(machine):
+    """One of them alone may still be worth a try."""
+    predictor = Predictor(machine, TORCH)
+    both = expect(bind("prune(ratio=0.5) | distill(steps=512) | onnx | quantize @ onnxruntime"), TORCH, machine)
+    alone = expect(bind("onnx | quantize @ onnxruntime"), TORCH, machine)
+    before = predictor.loss(alone)
+    predictor.learn(both, latency(1.0), 1.0)
+    assert predictor.loss(alone) == before
+    predictor.learn(both, latency(1.0), 0.02)
+    assert predictor.loss(alone) != before
+    loss, doubt = predictor.loss(alone)
+    assert loss < 0.05
+    assert doubt < before[1]

@@ -188,7 +188,8 @@ class Predictor:
         if loss is not None:
             scale, noise = self._doubt(candidate), SCORE_NOISE if figures else 4 * SCORE_NOISE
             error = (loss - self._expected_loss(candidate)) / scale
-            self.quality.learn(_quality_case(candidate), error, noise / scale)
+            ruined = candidate.structure and error > RUINED
+            self.quality.learn(_quality_case(candidate, converted=not ruined), error, noise / scale)
         self._known.clear()
 
     def _raw(self, candidate: Candidate) -> float:
@@ -243,11 +244,14 @@ TIMING_NOISE, LEFT_OVER = 0.08, 0.1
 LACK = 0.00025
 """Share of the score that a net with half the operations lacks however long it is fitted; it grows with the square of
 the number of halvings. Seen on small residual nets, and corrected by what is measured."""
+RUINED = 8.0
+"""A loss so far beyond the expected one, in units of the doubt, of a model whose structure was cut, says nothing of how
+well its conversion would do on another."""
 SCORE_NOISE, LEAST_DOUBT = 0.002, 0.001
 """Noise of a loss read on validation, and the least doubt about an expected one, as shares."""
 
 
-def _quality_case(candidate: Candidate) -> Case:
+def _quality_case(candidate: Candidate, converted: bool = True) -> Case:
     trained = [step for step in candidate.bound.passes if step.stage in TRAINING]
     others = [str(step) for step in candidate.bound.passes if step.stage not in TRAINING]
     again = [n for n in range(1, len(trained)) if (trained[n - 1].stage, trained[n].stage) == ("recover", "structure")]
@@ -257,7 +261,7 @@ def _quality_case(candidate: Candidate) -> Case:
         "begins": " | ".join(map(str, trained[: again[-1]] if again else trained)),
         "recovery": str(trained[-1]) if trained and trained[-1].stage == "recover" else "",
         "structure": candidate.structure,
-        "conversion": " | ".join(others),
+        "conversion": " | ".join(others) if converted else "",
         "steps": candidate.steps,
     }
     return Case({kind: group for kind, group in groups.items() if group})

@@ -41,7 +41,7 @@ class Law:
 
     >>> law = Law(E=1.8, A=480.0, alpha=0.35, B=2000.0, beta=0.365)
     >>> round(law.loss(1e9, 2e10), 3)
-    2.5
+    2.487
     """
 
     E: float
