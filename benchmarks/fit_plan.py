@@ -10,7 +10,7 @@ whatever its rows are.
 from __future__ import annotations
 
 import argparse
-import hashlib
+import contextlib
 import math
 import re
 import sys
@@ -28,6 +28,7 @@ from trimtab.plan.evidence import Case, read
 from trimtab.plan.intervals import FILE as INTERVALS
 from trimtab.plan.intervals import QUANTILES
 from trimtab.plan.rates import FILE, Constants, constants, using
+from trimtab.plan.validate import fitted_on
 
 TABLES = Path(__file__).resolve().parent / "tables"
 GROUPS = {
@@ -81,11 +82,8 @@ GROUPS = {
     ),
 }
 """What is fitted, and between which values it means something."""
-
-
-def fitted_on(case: Case) -> bool:
-    """Tell whether a case's system is in the half that is fitted on."""
-    return hashlib.sha256(case.system.encode()).digest()[0] % 2 == 0
+UNKNOWN = np.array([-0.3, -0.1, 0.1, 0.3])
+"""Around the one residual of a regime that has no other."""
 
 
 def cases(files: Sequence[str]) -> list[Case]:
@@ -131,12 +129,13 @@ def spreads() -> str:
     off: dict[str, list[float]] = defaultdict(list)
     for case in cases(()):
         sign = -1 if case.grows else 1
-        if case.predicted > 0:
+        if case.quantity != "fitted":
             off[case.regime].append(sign * math.log(case.observed / case.predicted))
     words = ["# Quantiles (5, 25, 75 and 95%) of log(measured / predicted), by benchmarks/fit_plan.py."]
     for regime, values in sorted(off.items()):
         wider = t.ppf(0.95, max(1, len(values) - 1)) / norm.ppf(0.95)
-        ends = np.quantile(values, QUANTILES) * wider if len(values) > 1 else np.array([-0.3, -0.1, 0.1, 0.3])
+        middle = median(values)
+        ends = middle + (np.quantile(values, QUANTILES) - middle) * wider if len(values) > 1 else UNKNOWN + middle
         words.append(f'"{regime}" = [{", ".join(f"{end:.4f}" for end in ends)}]  # {len(values)} rows')
     return "\n".join(words) + "\n"
 
@@ -147,15 +146,24 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--everything", action="store_true", help="fit on all systems")
     asked = parser.parse_args()
-    for group in asked.groups or GROUPS:
-        values = fitted(group, asked.everything)
-        print(*(f"{name} = {value:.4g}" for name, value in values.items()), sep="\n")
-        tell(values, GROUPS[group][0])
+    with contextlib.ExitStack() as used:  # each group is fitted on top of those before it
+        for group in asked.groups or GROUPS:
+            values = fitted(group, asked.everything)
+            print(*(f"{name} = {value:.4g}{_bound(group, name, value)}" for name, value in values.items()), sep="\n")
+            tell(values, GROUPS[group][0])
+            used.enter_context(using(with_values(values)))
+            if asked.write:
+                write(values)
         if asked.write:
-            write(values)
-    if asked.write:
-        INTERVALS.write_text(spreads())
+            INTERVALS.write_text(spreads())
     return 0
+
+
+def _bound(group: str, name: str, value: float) -> str:
+    """Say where a constant stands at an end of what it may be: there the data would have it beyond."""
+    low, high = GROUPS[group][1][name]
+    near = 0.01 * (high - low)
+    return "  (at its lower bound)" if value < low + near else "  (at its upper bound)" if value > high - near else ""
 
 
 def fitted(group: str, everything: bool) -> dict[str, float]:

@@ -12,7 +12,17 @@ from typing import Any
 import tabs
 from trimtab.plan.validate import validate
 
-SHARES = ("median_ape", "mean_ape", "max_ape", "bias", "coverage50", "coverage90", "skill", "rank_correlation")
+SHARES = (
+    "median_ape",
+    "held_out_ape",
+    "mean_ape",
+    "max_ape",
+    "bias",
+    "coverage50",
+    "coverage90",
+    "skill",
+    "rank_correlation",
+)
 
 
 def lines(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

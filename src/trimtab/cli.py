@@ -202,7 +202,12 @@ def _plan_words(words: argparse.ArgumentParser) -> None:
 def _planned_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("model", metavar="MODEL", help="gpt:175b, llama3:8b, hf:FOLDER, resnet50, onnx:FILE")
     words.add_argument("--on", action="append", metavar="CHIP", help="a100-sxm-80gb, or one's own file; all by default")
-    words.add_argument("--batch", type=number(int, 1), metavar="N", help="sequences of a step; serving: at once")
+    words.add_argument(
+        "--batch",
+        type=number(int, 1),
+        metavar="N",
+        help="sequences of a step, or served at once; for a net samples of a chip",
+    )
     words.add_argument("--dtype", choices=("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4"))
     words.add_argument(
         "--region", metavar="PLACE", help="of the electricity: DEU, gcp:europe-west4; the world by default"
@@ -262,7 +267,12 @@ def _plan_serve(words: argparse.Namespace) -> int:
 
 
 def _choose(words: argparse.Namespace) -> int:
-    return _plan_train(words) if words.tokens or words.samples else _plan_serve(words)
+    if not words.tokens and not words.samples:
+        return _plan_serve(words)
+    wrong = [f"--{name}" for name in ("prompt", "output", "ttft", "tpot") if getattr(words, name) is not None]
+    if wrong:
+        raise UsageError(f"{' and '.join(wrong)} do not apply to a training; leave --tokens out to plan serving")
+    return _plan_train(words)
 
 
 def _forecast(words: argparse.Namespace) -> int:

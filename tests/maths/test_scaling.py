@@ -35,7 +35,7 @@ def test_a_law_is_found_again(least, alpha, beta):
 
 def test_the_gradient_is_right():
     data = scaling._checked(*runs(noise=0.01))
-    for point in ([0.5, 0.0, 0.0, 0.3, 0.3], [0.7, -1.0, 0.5, 0.4, 0.2]):
+    for point in ([-0.1, 0.0, 0.0, 0.3, 0.3], [-0.5, -1.0, 0.5, 0.4, 0.2]):
         off = check_grad(lambda x: scaling._huber(x, *data)[0], lambda x: scaling._huber(x, *data)[1], np.array(point))
         assert off < 1e-3 * np.abs(scaling._huber(np.array(point), *data)[1]).max()
 
@@ -56,6 +56,13 @@ def test_hoffmanns_runs_give_besirolgus_law():
     assert pytest.approx(1.8172, abs=0.06) == found.E
     assert found.alpha == pytest.approx(0.3478, abs=0.04)
     assert found.beta == pytest.approx(0.3658, abs=0.06)
+
+
+def test_losses_may_be_in_any_unit():
+    sizes, amounts, losses = runs()
+    small, large = fit(sizes, amounts, losses), fit(sizes, amounts, 100 * losses)
+    assert large.alpha == pytest.approx(small.alpha, rel=1e-3)
+    assert large.loss(1e11, 1e13) == pytest.approx(100 * small.loss(1e11, 1e13), rel=1e-3)
 
 
 def test_intervals_hold_the_law_and_widen_with_confidence():

@@ -282,6 +282,7 @@ def test_choices_follow_layers_and_machine(machine, monkeypatch):
     assert Quantize.choices(Facts("onnx", 1, 1, {"conv": 1}, weight_bits=8.0), MODERN) == ()
     monkeypatch.setattr(quantize.importlib.util, "find_spec", lambda name: True)
     assert chosen(MODERN, conv=3) == ["(harm=0.3)", "", "(library='nncf')"]
+    assert chosen(machine, conv=3)[-1] == "(weights=7, library='nncf')", "8 bits would saturate"
 
 
 def test_predictions(machine):

@@ -76,7 +76,13 @@ def test_a_chip_of_ones_own(tmp_path):
         (GOOD + "full_w = -1\n", "from 0 on"),
         ('bandwidth_gbs = "much"\n' + GOOD.replace("bandwidth_gbs = 900\n", ""), "from 0 on"),
         ("memory_gb = 2\n", "missing"),
-        ("memory_gb = 0\npeak_tflops = {}\n", "are needed"),
+        ("memory_gb = 0\npeak_tflops = {}\n", "cannot be left out"),
+        (GOOD.replace("bandwidth_gbs = 900\n", ""), "bandwidth_gbs cannot be left out"),
+        (GOOD + "full_w = nan\n", "from 0 on"),
+        (GOOD + "link_chips = 0\n", "whole number from 1"),
+        (GOOD.replace("{ bf16 = 100.0 }", "200.0"), "rates above 0 by number format"),
+        (GOOD.replace("100.0", '"200"'), "rates above 0 by number format"),
+        (GOOD.replace("bf16", "bf15"), "has 'bf15'"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path, text, message):

@@ -50,6 +50,12 @@ def test_more_takes_longer(prompt, output, batch, tp):
     assert all(0 <= share <= 1 for share in job.busy)
 
 
+def test_a_lone_sequence_waits_for_no_other_prompt():
+    job = Serving(LLAMA, H100, prompt=8192, output=16)
+    assert job.token_s == job.step_s()
+    assert job.tokens_per_s < 1 / job.token_s, "its own prompt is read before"
+
+
 def test_limits_are_kept_and_reasons_told():
     found = plan_serving(ServeOrder(LLAMA, ttft_s=0.5, tpot_s=0.03), [H100, L4, chips.load("xeon-8480")])
     assert {plan["chip"] for plan in found["plans"]} == {"h100-sxm-80gb"}
@@ -65,7 +71,7 @@ def test_limits_are_kept_and_reasons_told():
         (ServeOrder(LLAMA, tpot_s=1e-4), "each token takes"),
         (ServeOrder(models.named("gpt:175b"), tp=1), "GiB a chip for one sequence"),
         (ServeOrder(LLAMA, tp=3), "tp=3 does not divide the 32 heads"),
-        (ServeOrder(LLAMA, weights="fp4"), "has no fp4 products"),
+        (ServeOrder(LLAMA, weights="fp4"), "no products of both fp4"),
     ],
 )
 def test_what_cannot_be_served_is_said(order, message):

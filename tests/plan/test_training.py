@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.errors import UnknownName, UsageError
+from trimtab.errors import UnknownName
 from trimtab.plan import chips, models
-from trimtab.plan.layout import RECOMPUTE, Layout
-from trimtab.plan.memory import Memory, largest_micro_batch
+from trimtab.plan.layout import Layout
+from trimtab.plan.memory import Memory
 from trimtab.plan.rates import constants, using
 from trimtab.plan.stack import STACKS, stack
 from trimtab.plan.training import Training
@@ -48,8 +48,12 @@ def test_parts_make_the_step_and_none_is_negative(name):
 def test_recomputation_takes_longer_and_needs_less():
     steps = [job(recompute=kind, **WHOLE) for kind in ("none", "selective", "full")]
     assert [s.seconds for s in steps] == sorted(s.seconds for s in steps)
-    memories = [Memory(job(program="megatron-2021", recompute=kind, **WHOLE)).total for kind in RECOMPUTE]
-    assert memories[0] > memories[1] > memories[3]
+    plain = [
+        Memory(job(program="megatron-2021", recompute=kind, **WHOLE)).total for kind in ("none", "selective", "full")
+    ]
+    flash = [Memory(job(recompute=kind, **WHOLE)).total for kind in ("none", "operators", "full")]
+    for memories in (plain, flash):
+        assert memories == sorted(memories, reverse=True)
 
 
 @settings(max_examples=40, deadline=None)
@@ -78,12 +82,24 @@ def test_adam_in_mixed_precision_takes_18_bytes_a_weight():
     assert static == pytest.approx(45.5625, rel=0.03)
 
 
-def test_the_largest_micro_batch_fits_and_the_next_does_not():
-    best = largest_micro_batch(job(LLAMA, H100, batch=512, dp=8, zero=3, program="fsdp-compiled", recompute="full"))
-    assert Memory(best).verdict == "fits"
-    layout = replace(best.layout, micro_batch=2 * best.layout.micro_batch)
-    assert Memory(replace(best, layout=layout)).verdict != "fits"
-    assert largest_micro_batch(job(GPT3, batch=8, dp=8)) is None
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(["mixtral:8x7b", "deepseek:v3", "llama3:8b", "gpt:175b"]),
+    dp=st.sampled_from([8, 64, 256]),
+    tp=st.sampled_from([1, 2, 8]),
+    pp=st.sampled_from([1, 4, 16]),
+    ep=st.sampled_from([1, 8, 64]),
+    zero=st.integers(0, 3),
+)
+def test_all_chips_together_hold_every_weight_and_its_state(name, dp, tp, pp, ep, zero):
+    arch = models.named(name)
+    layout = {"dp": dp, "tp": tp, "pp": pp, "ep": ep, "zero": zero}
+    step = job(arch, batch=dp, **layout)
+    if any(step.layout.broken(arch, dp)):
+        return
+    parts, held = Memory(step).parts, step.layout.chips
+    assert parts["optimizer"] * held >= 0.999 * (8 if zero == 3 else 12) * arch.parameters
+    assert parts["weights"] * held >= 0.999 * 2 * arch.parameters
 
 
 BROKEN = {
@@ -92,7 +108,7 @@ BROKEN = {
     "needs pp above 1": {"interleave": 2},
     "is more than the 96 layers": {"pp": 64, "interleave": 2},
     "does not divide into": {"dp": 7},
-    "does not divide the 0 experts": {"ep": 2, "dp": 2},
+    "needs experts, and gpt:175b has none": {"ep": 2, "dp": 2},
     "recompute is one of": {"recompute": "some"},
     "zero is at most 2": {"pp": 2, "zero": 3},
 }
@@ -100,14 +116,12 @@ BROKEN = {
 
 @pytest.mark.parametrize("message", BROKEN)
 def test_a_broken_rule_is_said_with_its_numbers(message):
-    with pytest.raises(UsageError, match=message):
-        Layout(**BROKEN[message]).check(GPT3, 1536)
+    assert any(message in rule for rule in Layout(**BROKEN[message]).broken(GPT3, 1536))
 
 
 def test_key_value_heads_and_tensor_parallelism_divide_each_other():
-    Layout(tp=16).check(LLAMA, 8)
-    with pytest.raises(UsageError, match="key-value heads"):
-        Layout(tp=3).check(replace(LLAMA, heads=24, kv_heads=8), 8)
+    assert not list(Layout(tp=16).broken(LLAMA, 8))
+    assert "key-value heads" in next(Layout(tp=3).broken(replace(LLAMA, heads=24, kv_heads=8), 8))
 
 
 def test_stacks_are_named():

@@ -51,8 +51,8 @@ def test_a_net_is_planned_by_its_samples():
     assert found["plans"][0]["figures"]["days"]["value"] * 24 * 60 == pytest.approx(
         13.4, rel=0.2
     )  # MLPerf v3.0, minutes
-    with pytest.raises(UsageError, match="--samples"):
-        verbs.train({"model": "resnet50", "tokens": "1e9"})
+    with pytest.raises(UsageError, match="give --samples"):
+        verbs.train({"model": "resnet50"})
     with pytest.raises(UsageError, match="a smaller --batch"):
         verbs.train({"model": "resnet50", "samples": "1e6", "on": ["t4"], "batch": 4096})
 
@@ -80,7 +80,10 @@ WRONG = {
     "more stages than the 96 layers": {"pp": 256},
     "did you mean gpt:175b": {"model": "gpt:175c"},
     "did you mean a100-sxm-80gb": {"on": ["a100-sxm-8gb"]},
-    "has no fp8 products": {"dtype": "fp8"},
+    "no products of both fp8": {"dtype": "fp8"},
+    "planned in bf16, fp16, fp8": {"dtype": "int8"},
+    "--samples do not apply": {"samples": "1e6"},
+    "needs pp above 1": {"pp": 1, "interleave": 2},
     "whole numbers such as": {"count": "many"},
     "from 1 on": {"count": "0"},
     "raise that limit": {"budget": "10usd"},
@@ -97,6 +100,48 @@ WRONG = {
 def test_what_is_wrong_is_said(message):
     with pytest.raises(UsageError, match=message):
         verbs.train({**GPT3, **WRONG[message]})
+
+
+FIXED = [
+    {"model": "mixtral:8x7b", "count": "64", "ep": 8, "dp": 4},
+    {"model": "llama:70b", "count": "64", "interleave": 4},
+    {"model": "llama:70b", "count": "8,12,64", "tp": 8, "zero": 3},
+    {"model": "llama:70b", "count": None, "tp": 8, "pp": 5, "dp": 16},
+    {"model": "deepseek:v3", "count": "2048"},
+    {"model": "llama:405b", "count": "4096", "zero": 3},
+    {"model": "gpt:7.5b", "count": "64", "dtype": "fp16", "recompute": "operators"},
+    {"model": "gpt:7.5b", "count": "32", "stack": "fsdp-compiled"},
+    {"model": "gpt:1.7b", "count": "1", "batch": 3},
+    {"model": "llama3:8b", "count": "64", "cp": 4, "seq": 65536, "batch": 64},
+]
+
+
+@pytest.mark.parametrize("words", FIXED, ids=lambda words: words["model"] + str(len(words)))
+def test_layouts_that_can_be_are_planned(words):
+    found = verbs.train({"tokens": "1e11", "on": ["h100-sxm"], **words})
+    assert found["plans"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_chip_without_a_link_or_a_network_is_planned(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("memory_gb = 48\nbandwidth_gbs = 900\npeak_tflops = { fp16 = 100.0 }\n")
+    for words in ({"model": "gpt:1.7b", "tokens": "1e9"}, {"model": "resnet50", "samples": "1e6"}):
+        assert verbs.train({**words, "on": [str(path)], "count": "1,8"})["plans"]
+    assert verbs.serve({"model": "gpt:1.7b", "on": [str(path)], "tp": 2})["plans"]
+    path.write_text("memory_gb = 48\nbandwidth_gbs = 900\npeak_tflops = { int8 = 100.0 }\n")
+    found = verbs.train({"model": "gpt:1.7b", "tokens": "1e9", "on": ["h100-sxm", str(path)], "count": "8"})
+    assert "16 bits" in found["rejected"][0]["why"]
+
+
+def test_words_that_do_not_apply_are_said():
+    for verb, words in (
+        (verbs.train, {"model": "resnet50", "samples": "1e6", "tp": 8, "seq": 4096}),
+        (verbs.serve, {"model": "llama:8b", "budget": "5usd"}),
+        (verbs.serve, {"model": "llama:8b", "pp": 4}),
+    ):
+        with pytest.raises(UsageError, match="do not apply to"):
+            verb(words)
 
 
 def test_a_price_of_ones_own_and_a_place():
@@ -134,6 +179,7 @@ def test_a_forecast(tmp_path):
         ("params,tokens,loss\n1e6,1e8,x\n", "line 2"),
         ("params,tokens,loss\n1e6,1e8,2\n", "at least 6 runs"),
         ("params,tokens,loss\n" + "1e6,1e8,-2\n" * 8, "above 0"),
+        ("\ufeffparams, tokens ,loss\n1e6,1e8,2,\n", "at least 6 runs"),
     ],
 )
 def test_what_is_wrong_with_runs_is_said(tmp_path, text, message):
@@ -159,7 +205,7 @@ def test_what_is_no_amount(text):
 
 def test_long_runs_lose_time_and_larger_ones_more():
     """Llama 3 (arXiv 2407.21783, section 3.3.4): above 90% effective training time on 16,384 chips."""
-    shares = [lost_share(chips, 8, 405e9) for chips in (8, 1024, 16384)]
+    shares = [lost_share(chips, 405e9) for chips in (8, 1024, 16384)]
     assert shares == sorted(shares)
     assert shares[-1] < 0.1
 

@@ -60,7 +60,15 @@ def test_a_forecast_in_the_terminal(documents):
 
 
 def test_a_validation_in_the_terminal():
-    line = {"table": "t", "scored": 2, "median_ape": 0.1, "mean_ape": 0.2, "max_ape": 0.3, "bias": -0.1}
+    line = {
+        "table": "t",
+        "scored": 2,
+        "median_ape": 0.1,
+        "held_out_ape": None,
+        "mean_ape": 0.2,
+        "max_ape": 0.3,
+        "bias": -0.1,
+    }
     line |= {"coverage50": 0.5, "coverage90": 0.9, "naive": {"roofline": 0.4}, "skill": None}
     text = shown("validation", {"tables": [line], "not_scored": {"why": 3}, "pooled": {"scored": 2}}, 120)
     assert "40.0%" in text

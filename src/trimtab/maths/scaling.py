@@ -29,7 +29,7 @@ STARTS = tuple(product((-1.0, 0.5), (-1.0, 0.5), (0.2, 0.5)))
 """Logs of the two terms at the centre, in turn, and both exponents."""
 PER_OPERATION = 6.0
 FAR, NEAR, MOST_LEFT_OUT = 8.0, 0.03, 0.05
-"""Runs are left out whose log residual is above six robust standard deviations and two percent, at most a twentieth.
+"""Runs are left out whose log residual is above eight robust deviations and three percent, at most a twentieth.
 
 Besiroglu et al. 2024 (section 2) left out five of Hoffmann's 245 so: models trained on fewer tokens than parameters."""
 Columns = tuple[Floats, ...]
@@ -112,11 +112,12 @@ def fit(parameters: Floats, tokens: Floats, losses: Floats) -> Law:
     data = _checked(parameters, tokens, losses)
     point = _from_all_starts(data)
     kept = _kept(point, data)
-    return _law(point if kept.all() else _from_all_starts(tuple(column[kept] for column in data)))
+    point = point if kept.all() else _from_all_starts(tuple(column[kept] for column in data))
+    return _law(point, float(np.min(losses)))
 
 
 def _from_all_starts(data: Columns) -> Floats:
-    found = [_descend(np.array([0.5, a, b, exponent, exponent]), data) for a, b, exponent in STARTS]
+    found = [_descend(np.array([-0.1, a, b, exponent, exponent]), data) for a, b, exponent in STARTS]
     return min(found, key=lambda pair: pair[1])[0]
 
 
@@ -139,11 +140,12 @@ def forecast(parameters: Floats, tokens: Floats, losses: Floats, resamples: int 
     kept = _kept(_from_all_starts(data), data)
     data = tuple(column[kept] for column in data)
     start, draw = _from_all_starts(data), np.random.default_rng(seed)
-    law, count = _law(start), int(kept.sum())
+    unit = float(np.min(losses))
+    law, count = _law(start, unit), int(kept.sum())
     others = []
     for _ in range(resamples):
         rows = draw.integers(0, count, count)
-        others.append(_law(_descend(start, tuple(column[rows] for column in data))[0]))
+        others.append(_law(_descend(start, tuple(column[rows] for column in data))[0], unit))
     left_out = tuple(int(row) for row in np.flatnonzero(~kept))
     return Forecast(law, tuple(others), count, left_out, tuple(_unidentified(data, others)))
 
@@ -167,11 +169,12 @@ def _checked(parameters: Floats, tokens: Floats, losses: Floats) -> Columns:
         raise ValueError(f"a scaling law takes at least {FEWEST} runs, got {min(map(len, columns))}")
     if not all(np.isfinite(column).all() and (column > 0).all() for column in columns):
         raise ValueError("parameters, tokens and losses of runs are above 0 and finite")
-    return tuple(np.log(column) for column in columns)
+    sizes, amounts, heights = (np.log(column) for column in columns)
+    return sizes, amounts, heights - heights.min()  # in units of the least loss, so that E has bounds
 
 
 def _descend(start: Floats, data: Columns) -> tuple[Floats, float]:
-    bounds = [(-5.0, 3.0), (-12.0, 6.0), (-12.0, 6.0), EXPONENTS, EXPONENTS]
+    bounds = [(-5.0, 0.0), (-12.0, 6.0), (-12.0, 6.0), EXPONENTS, EXPONENTS]
     found = minimize(_huber, start, args=data, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200})
     return found.x, float(found.fun)
 
@@ -195,11 +198,8 @@ def _huber(point: Floats, sizes: Floats, amounts: Floats, losses: Floats) -> tup
     return float(value) / DELTA, np.array(gradient) / DELTA
 
 
-def _law(point: Floats) -> Law:
+def _law(point: Floats, unit: float) -> Law:
+    """Return the law of a point whose losses are in a unit."""
     e, a, b, alpha, beta = map(float, point)
-    return Law(math.exp(e), math.exp(a + alpha * CENTRE[0]), alpha, math.exp(b + beta * CENTRE[1]), beta)
-
-
-def _point(law: Law) -> Floats:
-    a, b = math.log(law.A) - law.alpha * CENTRE[0], math.log(law.B) - law.beta * CENTRE[1]
-    return np.array([math.log(law.E), a, b, law.alpha, law.beta])
+    terms = math.exp(a + alpha * CENTRE[0]), math.exp(b + beta * CENTRE[1])
+    return Law(unit * math.exp(e), unit * terms[0], alpha, unit * terms[1], beta)

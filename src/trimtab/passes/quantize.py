@@ -119,7 +119,8 @@ class Quantize(Pass):
         if not _reaches("static", facts):
             return (*light, *dynamic)
         narrow = [cls(exact=True), cls(weights=7)] if _saturates(machine) else [cls()]
-        nncf = [cls(library="nncf")] if importlib.util.find_spec("nncf") else []
+        bits = 7 if _saturates(machine) else 8
+        nncf = [cls(library="nncf", weights=bits)] if importlib.util.find_spec("nncf") else []
         return (*light, *dynamic, cls(harm=0.3), *narrow, *nncf)[:4]
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:

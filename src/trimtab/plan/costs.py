@@ -16,11 +16,13 @@ CHIP_MTBF_H = 50_700.0
 """Hours between interruptions of one chip: 419 in 54 days on 16,384 H100s (Llama 3, arXiv 2407.21783, 3.3.4)."""
 RESTART_S = 600.0
 """From an interruption to the next step: noticing, rescheduling, loading; assumed."""
+HOST_CHIPS = 8
 STORAGE_GBS = 2.0
-"""To storage, each node, 1e9 bytes a second; assumed."""
+"""To storage, each host of eight chips, 1e9 bytes a second; assumed."""
 CHECKPOINT_BYTES = 14.0
 """A weight with Adam's state."""
 KWH = 3.6e6
+WATTS = "watts-training"
 DAY = 86400.0
 UNKNOWN = 1e18
 """What counts for a price or an energy that is not known, when runs are compared."""
@@ -51,17 +53,17 @@ class Terms:
         return known or None
 
 
-def lost_share(chips: int, node: int, parameters: float, mtbf_h: float = CHIP_MTBF_H) -> float:
+def lost_share(chips: int, parameters: float, mtbf_h: float = CHIP_MTBF_H) -> float:
     """Return the share of a long run's time that checkpoints and interruptions take.
 
     Checkpoints are written every sqrt(2 w M) seconds, w being what one takes and M the time between interruptions
     (Young 1974, CACM 17(9):530); half of that is done again after each.
 
-    >>> round(lost_share(16384, 8, 405e9), 2)
+    >>> round(lost_share(16384, 405e9), 2)
     0.07
     """
     mean = mtbf_h * 3600 / chips
-    write = CHECKPOINT_BYTES * parameters / (STORAGE_GBS * 1e9 * max(1, chips / node))
+    write = CHECKPOINT_BYTES * parameters / (STORAGE_GBS * 1e9 * max(1, chips / HOST_CHIPS))
     every = math.sqrt(2 * write * mean)
     return min(0.9, write / every + every / 2 / mean + RESTART_S / mean) if every else 0.0
 
@@ -126,7 +128,7 @@ class Bill:
     def distance(self, limits: Limits) -> float:
         """Return by which factor the limits are missed, the worst of them."""
         late = self.seconds / limits.deadline_s if limits.deadline_s else 0.0
-        dear = (self.usd or UNKNOWN) / limits.budget_usd if limits.budget_usd else 0.0
+        dear = self.amounts[1] / limits.budget_usd if limits.budget_usd else 0.0
         return max(late, dear)
 
     def figures(self, regime: str) -> list[Figure]:
@@ -139,7 +141,7 @@ class Bill:
         if self.usd is not None:
             made.append(predicted("money_usd", self.usd, "USD", regime))
         if self.kwh is not None and self.co2_t is not None:
-            made.append(predicted("power_kw", self.kwh / hours, "kW", "watts-training"))
-            made.append(predicted("energy_mwh", self.kwh / 1e3, "MWh", regime))
-            made.append(predicted("co2_t", self.co2_t, "t", regime))
+            made.append(predicted("power_kw", self.kwh / hours, "kW", WATTS))
+            made.append(predicted("energy_mwh", self.kwh / 1e3, "MWh", regime, WATTS))
+            made.append(predicted("co2_t", self.co2_t, "t", regime, WATTS))
         return made

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trimtab.errors import UsageError
 from trimtab.values.architecture import Architecture
 
 RECOMPUTE = ("none", "selective", "operators", "full")
@@ -58,20 +57,14 @@ class Layout:
             f"interleave x pp = {pieces} is more than the {layers} layers of {name}": pieces > layers >= self.pp,
             f"a batch of {batch} sequences does not divide into dp={self.dp} x micro_batch={self.micro_batch}": batch
             % sequences,
-            f"ep={self.ep} does not divide the {arch.experts} experts of {name}": self.ep > 1
-            and (not arch.experts or arch.experts % self.ep),
+            f"ep={self.ep} needs experts, and {name} has none": self.ep > 1 and not arch.experts,
+            f"ep={self.ep} does not divide the {arch.experts} experts of {name}": arch.experts % self.ep,
             f"ep={self.ep} does not divide dp x cp x tp": self.ep > 1 and (self.dp * self.cp * self.tp) % self.ep,
             f"recompute is one of {', '.join(RECOMPUTE)}, got {self.recompute!r}": self.recompute not in RECOMPUTE,
             "zero=3 shares out the weights of whole models; with pp above 1, zero is at most 2": self.zero == 3
             and self.pp > 1,
         }
         yield from (rule for rule, is_broken in rules.items() if is_broken)
-
-    def check(self, arch: Architecture, batch: int) -> None:
-        """Raise UsageError with every rule that is broken."""
-        broken = list(self.broken(arch, batch))
-        if broken:
-            raise UsageError("; ".join(broken))
 
     def __str__(self) -> str:
         degrees = {"tp": self.tp, "pp": self.pp, "cp": self.cp, "ep": self.ep, "dp": self.dp}

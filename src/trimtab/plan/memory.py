@@ -6,7 +6,7 @@ Korthikanti et al. 2022 (arXiv 2205.05198, section 4) for activations of a layer
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from trimtab.plan.training import Training
@@ -18,7 +18,7 @@ OWN_BYTES = 1.0e9
 """Of the driver's context and the communication library."""
 FULL = 0.94
 """Share of a chip's memory above which a layout fits within the margin of error only."""
-KEPT = {"none": 1.0, "operators": 0.5, "full": 0.0}
+KEPT = {"none": 1.0, "selective": 1.0, "operators": 0.5}
 """Share of a layer's activations that are kept; its input is kept anyway."""
 
 
@@ -56,16 +56,14 @@ class Memory:
     @property
     def _static(self) -> tuple[float, float, float]:
         """Mixed-precision Adam: 2 bytes a weight and 12 of state, or 4 and 8 where weights are sharded in fp32."""
-        job, zero = self.job, self.job.layout.zero
-        ranks = job.layout.dp * job.layout.cp
-        count = job.weights[1]
-        if job.frozen:
-            return 2 * count, 0.0, 0.0
+        job, zero, weights = self.job, self.job.layout.zero, self.job.weights
         kept, state = (4.0, 8.0) if zero == 3 else (2.0, 12.0)
+        if job.frozen:
+            return 2.0 * weights.each(zero == 3), 0.0, 0.0
         return (
-            kept * count / (ranks if zero == 3 else 1),
-            job.stack.grad_bytes * count / (ranks if zero >= 2 else 1),
-            state * count / (ranks if zero >= 1 else 1),
+            kept * weights.each(zero == 3),
+            job.stack.grad_bytes * weights.each(zero >= 2),
+            state * weights.each(zero >= 1),
         )
 
     @property
@@ -98,11 +96,11 @@ class Memory:
         gathered = 4 * job.tokens * job.arch.hidden if layout.tp > 1 else 0.0
         if layout.recompute == "full":
             kept, once = entry, 2 * (layer + scores + gathered)
-        elif layout.recompute == "selective":
-            kept, once = layer, scores
         else:
-            kept, once = max(entry, KEPT[layout.recompute] * self.job.stack.kept * layer) + scores, 0.0
-        return kept * job.arch.layers / layout.pp * flight + once
+            share = KEPT[layout.recompute] * job.stack.kept
+            again = layout.recompute == "selective"
+            kept, once = max(entry, share * layer) + (0.0 if again else scores), scores if again else 0.0
+        return kept * job.layers * flight + once
 
     @property
     def _scores(self) -> float:
@@ -114,20 +112,5 @@ class Memory:
         job = self.job
         if job.layout.zero != 3:
             return 0.0
-        layer = job.weights[0] / job.arch.layers
+        layer = job.weights.layers / job.layers
         return 2 * 2 * layer + 4 * layer + 6 * job.arch.vocab * job.arch.hidden / job.layout.tp
-
-
-def largest_micro_batch(job: Training) -> Training | None:
-    """Return the job with the largest micro-batch, a power of two, that fits; None where not even one does."""
-    best = None
-    size = 1
-    while size <= job.batch // job.layout.dp:
-        layout = replace(job.layout, micro_batch=size)
-        if not any(layout.broken(job.arch, job.batch)):
-            tried = replace(job, layout=layout)
-            if Memory(tried).verdict != "fits":
-                break
-            best = tried
-        size *= 2
-    return best

@@ -128,13 +128,12 @@ class NetPlan:
             "layout": f"dp={job.chips} batch={job.batch}",
             "figures": {figure.name: figure.to_json() for figure in figures},
             "time_parts": {name: value / job.seconds for name, value in job.parts.items()},
-            "broken": self.bill.broken(self.order.limits),
         }
 
 
 def ways(order: NetOrder, chip: Chip, counts: Sequence[int]) -> list[NetPlan | str]:
     """Return a plan for each number of chips, or the reason why there is none."""
-    if chip.kind == "cpu" or order.dtype not in chip.peak_tflops:
+    if chip.kind == "cpu" or not chip.has(order.dtype) or not chip.has("bf16"):
         return ["a host processor, not an accelerator" if chip.kind == "cpu" else f"has no {order.dtype} products"]
     held = order.batch * order.work.activations * KEPT_BYTES + 16 * order.work.parameters
     if held > chip.memory_gb * 1e9:

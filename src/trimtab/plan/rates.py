@@ -15,13 +15,17 @@ from trimtab.values.chip import Chip
 
 A100_WATTS = 400 / 312
 """Watts for 1e12 bf16 operations a second at the peak: chips with fewer slow down when all of it is used."""
+USUAL_WATTS = 0.7
+"""Of a chip whose power limit is not told: as of an H100."""
+USUAL_NETWORK_GBS = 3.125
+"""Between nodes, a chip's share, where it is not told: 25 Gbit/s, assumed."""
 NATIVE_SINCE = "2022-08"
 """Chips from then on have matrix instructions that older attention kernels do not use (wgmma of Hopper)."""
 
 
 @dataclass(frozen=True)
 class Constants:
-    """What is fitted; `constants.toml` says what each is."""
+    """What is fitted, and a few that are assumed; `constants.toml` says what each is."""
 
     product: float
     product_fp8: float
@@ -101,9 +105,7 @@ class Rates:
 
     @cached_property
     def _sustained(self) -> float:
-        if not self.chip.full_w:
-            return 1.0
-        watts = self.chip.full_w / self.chip.peak("bf16")
+        watts = self.chip.full_w / self.chip.peak("bf16") if self.chip.full_w else USUAL_WATTS
         return float(min(1.0, (watts / A100_WATTS) ** self.constants.watts))
 
     @cached_property
@@ -114,9 +116,11 @@ class Rates:
     @cached_property
     def wires(self) -> Wires:
         """What joins this chip to others."""
-        link, network = self.chip.link_gbs * 1e9, (self.chip.network_gbs or self.chip.link_gbs) * 1e9
-        used = self.constants
-        return Wires(link * used.link, network * used.network, max(1, self.chip.link_chips), used.delay_us * 1e-6)
+        chip, used = self.chip, self.constants
+        network = chip.network_gbs or min(chip.link_gbs or USUAL_NETWORK_GBS, USUAL_NETWORK_GBS)
+        link = chip.link_gbs or network
+        delay = used.delay_us * 1e-6
+        return Wires(link * 1e9 * used.link, network * 1e9 * used.network, chip.link_chips, delay)
 
     def product(self, *products: Product, dtype: str) -> float:
         """Return the time of matrix products: arithmetic, memory traffic and launch, one after the other."""

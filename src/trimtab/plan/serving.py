@@ -72,7 +72,7 @@ class Serving:
 
     def prefill_s(self, tokens: float) -> float:
         """Return the time of reading so many tokens of prompts."""
-        layers, kernels = self._layer_s(tokens, tokens, self.prompt / 2), self.fitted.step_us * 1e-6
+        layers, kernels = self._layer_s(tokens, self.prompt / 2), self.fitted.step_us * 1e-6
         return self.arch.layers * layers + self._output_s(max(1.0, tokens / self.prompt)) + kernels
 
     @property
@@ -83,7 +83,7 @@ class Serving:
     def step_s(self, reading: float = 0.0) -> float:
         """Return the time of one decoding step in which, beside, so many tokens of prompts are read."""
         context = self.prompt + self.output / 2
-        layer = self._layer_s(self.batch + reading, self.batch, 0.0)
+        layer = self._layer_s(self.batch + reading, 0.0)
         scores = score_operations(self.arch, reading, self.prompt / 2, self.tp) / self.rates.attention_rate("native")
         cached = (
             self.batch * context * self.token_bytes / (self.chip.bandwidth_gbs * 1e9 * self.fitted.decode_bandwidth)
@@ -92,8 +92,8 @@ class Serving:
 
     @property
     def token_s(self) -> float:
-        """Time between two tokens of a sequence while all slots are in use and every answer's slot reads a prompt."""
-        return self.step_s(self.batch * self.prompt / self.output)
+        """Time between two tokens of a sequence, while every other slot reads a prompt in the time of an answer."""
+        return self.step_s((self.batch - 1) * self.prompt / self.output)
 
     @property
     def waiting_s(self) -> float:
@@ -107,13 +107,17 @@ class Serving:
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens written a second, all sequences together."""
-        return self.batch / self.token_s
+        """Tokens written a second, all sequences together, prompts read included."""
+        return self.batch / self._busy_step_s
+
+    @property
+    def _busy_step_s(self) -> float:
+        return self.step_s(self.batch * self.prompt / self.output)
 
     @property
     def busy(self) -> tuple[float, float]:
         """Shares of peak arithmetic and of the memory's bandwidth that are used while all slots are in use."""
-        seconds = self.token_s
+        seconds = self._busy_step_s
         tokens = self.batch * (1 + self.prompt / self.output)
         operations = 2 * self.arch.active_parameters * tokens / self.tp
         cached = self.batch * (self.prompt + self.output / 2) * self.token_bytes
@@ -130,7 +134,7 @@ class Serving:
         routed = arch.expert_layers * arch.experts * arch.expert_parameters * DTYPE_BYTES[self.weights] / self.tp
         return self.weight_bytes - routed * (1 - chosen)
 
-    def _layer_s(self, tokens: float, answers: float, context: float) -> float:
+    def _layer_s(self, tokens: float, context: float) -> float:
         """Return the time of one layer for so many tokens: arithmetic or the weights' traffic, and talk."""
         arch, rates = self.arch, self.rates
         products = [*projections(arch, tokens, self.tp)]
@@ -181,5 +185,6 @@ class Serving:
         if self.tp == 1:
             return 0.0
         size = 2 * tokens * self.arch.hidden
-        moved = 2 * (self.tp - 1) / self.tp * size / self.rates.wires.link
+        wires = self.rates.wires
+        moved = 2 * (self.tp - 1) / self.tp * size / (wires.link if self.tp <= wires.node else wires.network)
         return moved + self.fitted.reduce_us * 1e-6

@@ -24,7 +24,7 @@ FREE = 0.9
 """Share of a chip's memory that weights, keys and values may take."""
 BATCHES = tuple(1 << power for power in range(13))
 TPS = (1, 2, 4, 8)
-MILLION = 1e6
+WATTS = "watts-serving"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ServePlan:
     def usd_per_million(self) -> float | None:
         """Rent for a million written tokens."""
         price = self.order.terms.price(self.job.chip)
-        return None if price is None else price * self.job.tp / 3600 / self.job.tokens_per_s * MILLION
+        return None if price is None else price * self.job.tp / 3600 / self.job.tokens_per_s * 1e6
 
     @property
     def draw(self) -> Draw | None:
@@ -84,15 +84,15 @@ class ServePlan:
             predicted("tpot_ms", job.token_s * 1e3, "ms", f"decode-{kind}"),
             predicted("tokens_per_s", job.tokens_per_s, "1/s", f"decode-{kind}", grows=True),
             predicted("requests_per_s", job.tokens_per_s / job.output, "1/s", f"decode-{kind}", grows=True),
-            predicted("memory_gib", job.memory_bytes / GIB, "GiB", "memory-peak"),
-            predicted("cache_gib", job.batch * (job.prompt + job.output) * job.token_bytes / GIB, "GiB", "memory-peak"),
+            predicted("memory_gib", job.memory_bytes / GIB, "GiB"),
+            predicted("cache_gib", job.batch * (job.prompt + job.output) * job.token_bytes / GIB, "GiB"),
         ]
         if self.draw is not None:
             per_token = self.draw.site_w * job.tp / job.tokens_per_s
-            made.append(predicted("power_w", self.draw.site_w * job.tp, "W", "watts-serving"))
-            made.append(predicted("energy_j_per_token", per_token, "J", f"decode-{kind}"))
-            grams = per_token / KWH * self.order.terms.place.g_per_kwh * MILLION
-            made.append(predicted("co2_g_per_million", grams, "g", f"decode-{kind}"))
+            made.append(predicted("power_w", self.draw.site_w * job.tp, "W", WATTS))
+            made.append(predicted("energy_j_per_token", per_token, "J", f"decode-{kind}", WATTS))
+            grams = per_token / KWH * self.order.terms.place.g_per_kwh * 1e6
+            made.append(predicted("co2_g_per_million", grams, "g", f"decode-{kind}", WATTS))
         if self.usd_per_million is not None:
             made.append(predicted("usd_per_million", self.usd_per_million, "USD", f"decode-{kind}"))
         return {figure.name: figure for figure in made}
@@ -107,14 +107,14 @@ class ServePlan:
             "layout": f"tp={job.tp} batch={job.batch} weights={job.weights}",
             "figures": {name: figure.to_json() for name, figure in self.figures().items()},
             "memory_parts": {"weights": job.weight_bytes / GIB, "keys and values": cached / GIB},
-            "broken": self.broken(),
         }
 
 
 def ways(order: ServeOrder, chip: Chip) -> Iterator[ServePlan | str]:
     """Yield the best way for each number of chips, or the reason why there is none."""
-    if chip.kind == "cpu" or order.weights not in chip.peak_tflops:
-        yield "a host processor, not an accelerator" if chip.kind == "cpu" else f"has no {order.weights} products"
+    if chip.kind == "cpu" or not chip.has(order.weights) or not chip.has("bf16"):
+        lacks = f"has no products of both {order.weights} and 16 bits"
+        yield "a host processor, not an accelerator" if chip.kind == "cpu" else lacks
         return
     for tp in (order.tp,) if order.tp else [tp for tp in TPS if tp <= max(1, chip.link_chips)]:
         if order.arch.heads % tp:
@@ -123,13 +123,17 @@ def ways(order: ServeOrder, chip: Chip) -> Iterator[ServePlan | str]:
         yield _best(order, chip, tp)
 
 
+def _sequences(batch: int) -> str:
+    return "one sequence" if batch == 1 else f"{batch} sequences"
+
+
 def _best(order: ServeOrder, chip: Chip, tp: int) -> ServePlan | str:
     kept: ServePlan | str = ""
     for batch in (order.batch,) if order.batch else BATCHES:
         job = Serving(order.arch, chip, order.prompt, order.output, batch, tp, order.weights)
         if job.memory_bytes > FREE * chip.memory_gb * 1e9:
             have, need = FREE * chip.memory_gb * 1e9 / GIB, job.memory_bytes / GIB
-            return kept or f"tp={tp}: needs {need:.0f} GiB a chip for one sequence, {have:.0f} are free"
+            return kept or f"tp={tp}: needs {need:.0f} GiB a chip for {_sequences(batch)}, {have:.0f} are free"
         found = ServePlan(order, job)
         if found.broken():
             return kept or f"tp={tp}: {'; '.join(found.broken())}"

@@ -28,6 +28,10 @@ BACKWARD = {"products": 2.0, "attention": 2.5, "elementwise": 1.5}
 PLAIN_BACKWARD = 1.5
 """The same of attention that keeps its scores. With that, a layer's backward pass takes about 1.6 times as long as its
 forward pass, as Korthikanti et al. 2022 (Table 4) measured."""
+LEAST_EXPOSED = 0.3
+"""Share of a flat ring's talk that is never hidden."""
+SMALL = 2e9
+"""Parameters of models whose layers are launched more slowly than they run."""
 SHARPNESS = 2.0
 """How sharply the longer of two times that overlap wins: the p of a p-norm."""
 
@@ -47,7 +51,7 @@ class Training:
     """Of the products: bf16, fp16, fp8."""
     causal: bool = True
     frozen: bool = False
-    """Low-rank adapters alone are trained (LoRA): no gradients of the weights."""
+    """Low-rank adapters alone are trained (LoRA): the weights have no gradients and no optimizer."""
     fitted: Constants = field(default_factory=constants)
 
     @cached_property
@@ -71,28 +75,80 @@ class Training:
         return sum(self.parts.values())
 
     @property
-    def weights(self) -> tuple[float, float]:
-        """Weights of one chip's stage, whole layers alone and with the embeddings."""
+    def layers(self) -> int:
+        """Of the largest stage."""
+        return math.ceil(self.arch.layers / self.layout.pp)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """Weights of one chip."""
         arch, layout = self.arch, self.layout
-        routed = arch.expert_layers * arch.experts * arch.expert_parameters
-        others = arch.parameters - arch.embedding_parameters - routed
-        layers = others / (layout.tp * layout.pp) + routed / (max(layout.ep, 1) * layout.pp)
-        ends = 2 if layout.pp > 1 else 1
-        return layers, layers + arch.embedding_parameters / (layout.tp * ends)
+        experts = arch.expert_layers * arch.experts * arch.expert_parameters
+        others = arch.parameters - arch.embedding_parameters - experts
+        stage = self.layers / arch.layers
+        ends = 2 if layout.pp > 1 and not arch.tied else 1
+        ranks = layout.dp * layout.cp
+        return Weights(
+            others * stage / layout.tp,
+            experts * stage / layout.ep,
+            arch.embedding_parameters / (layout.tp * ends),
+            ranks,
+            max(1, ranks * layout.tp // layout.ep),
+        )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of one chip's stage, and how many chips hold the same."""
+
+    shared: float
+    """Of layers, but for routed experts."""
+    routed: float
+    ends: float
+    """Of embedding and output layer."""
+    ranks: int
+    expert_ranks: int
+    """Chips that hold the same routed experts."""
+
+    @property
+    def layers(self) -> float:
+        """Of layers."""
+        return self.shared + self.routed
+
+    @property
+    def groups(self) -> tuple[tuple[float, int], tuple[float, int]]:
+        """Weights, and the chips that hold the same, of experts and of all others."""
+        return (self.shared + self.ends, self.ranks), (self.routed, self.expert_ranks)
+
+    def each(self, sharded: bool) -> float:
+        """Return the weights that a chip has for itself, shared out among those that hold the same or not."""
+        return sum(count / (ranks if sharded else 1) for count, ranks in self.groups)
+
+
+def regime_of(job: Training) -> str:
+    """Return the regime whose spread a training's predictions have (`intervals.toml`)."""
+    layout, kind = job.layout, "moe" if job.arch.experts else "dense"
+    if layout.zero == 3:
+        return f"sharded-{job.stack.name}"
+    if job.stack.name == "megatron-core":
+        return "core-long" if layout.cp > 1 else f"core-{kind}"
+    if job.arch.parameters < SMALL and layout.chips <= job.chip.link_chips:
+        return "small"
+    return "pipeline" if layout.pp > 1 else "tensor"
 
 
 def _step(job: Training) -> Parts:
-    layout, layers = job.layout, job.arch.layers / job.layout.pp
+    layout = job.layout
     count = layout.micro_batches(job.batch)
-    micro = _scaled(_layer(job), layers)
+    micro = _scaled(_layer(job), job.layers)
     micro["output layer"] = _output_layer(job) * (1 + 1 / layout.pp) / 2  # the last stage has it, the others wait half
     micro["pipeline talk"] += _sends(job)
     one = sum(micro.values())
     step = _scaled(micro, count)
     step["pipeline bubble"] = one * (layout.pp - 1) / layout.interleave
     step["data-parallel talk"] = _exchange(job, one, count)
-    shared = layout.dp * layout.cp if layout.zero else 1
-    step["optimizer"] = job.weights[1] / shared * job.fitted.optimizer_bytes / job.rates.bandwidth
+    if not job.frozen:
+        step["optimizer"] = job.weights.each(layout.zero > 0) * job.fitted.optimizer_bytes / job.rates.bandwidth
     return Parts(float, {name: value for name, value in step.items() if value})
 
 
@@ -225,23 +281,31 @@ def _sends(job: Training) -> float:
 
 def _exchange(job: Training, one: float, count: float) -> float:
     """Return what is not hidden of exchanging gradients, and weights where they are sharded."""
-    layout, wires, ranks = job.layout, job.rates.wires, job.layout.dp * job.layout.cp
-    layers, weights = job.weights
+    layout, wires = job.layout, job.rates.wires
     if layout.zero == 3:
-        return count * _sharded(job, 2 * layers, one)
-    gradients = wires.gather_s(weights * job.stack.grad_bytes, ranks, layout.tp)
-    back = wires.gather_s(weights * (2 if layout.zero else job.stack.grad_bytes), ranks, layout.tp)
-    talk, hidden = gradients + back, job.stack.data_overlap
+        return count * _sharded(job, one)
+    if job.frozen:
+        return 0.0
+    back = 2 if layout.zero else job.stack.grad_bytes
+    talk = 0.0
+    for weights, ranks in job.weights.groups:
+        stride = layout.chips // layout.pp // ranks if ranks > 1 else 1
+        talk += wires.gather_s(weights * job.stack.grad_bytes, ranks, stride)
+        talk += wires.gather_s(weights * back, ranks, stride)
+    hidden = job.stack.data_overlap
     return max(talk * (1 - hidden), talk - 0.66 * one * hidden)
 
 
-def _sharded(job: Training, size: float, one: float) -> float:
+def _sharded(job: Training, one: float) -> float:
     """Return what of gathering weights twice, and scattering gradients, a micro-batch does not hide."""
-    wires, ranks = job.rates.wires, job.layout.dp * job.layout.cp
+    wires, layout = job.rates.wires, job.layout
     if job.stack.flat:
-        talk = 3 * wires.flat_s(size, ranks)
-        return max(talk - job.stack.shard_overlap * one, 0.3 * talk)
-    talk, exposed = 3 * wires.gather_s(size, ranks, job.layout.tp), job.fitted.exposed
+        talk = 3 * wires.flat_s(2 * job.weights.layers, layout.dp * layout.cp)
+        return max(talk - job.stack.shard_overlap * one, LEAST_EXPOSED * talk)
+    talk = 0.0
+    for weights, ranks in ((job.weights.shared, job.weights.ranks), (job.weights.routed, job.weights.expert_ranks)):
+        talk += 3 * wires.gather_s(2 * weights, ranks, max(1, layout.chips // ranks))
+    exposed = job.fitted.exposed
     return exposed * talk + max(0.0, (1 - exposed) * talk - one)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Protocol
 
 from trimtab.errors import UsageError
@@ -18,7 +19,7 @@ from trimtab.plan.intervals import predicted
 from trimtab.plan.layout import Layout
 from trimtab.plan.memory import GIB, Memory
 from trimtab.plan.stack import DEFAULT, Stack, stack
-from trimtab.plan.training import Training
+from trimtab.plan.training import Training, regime_of
 from trimtab.values.architecture import Architecture
 from trimtab.values.chip import Chip
 from trimtab.values.figure import Figure
@@ -28,7 +29,8 @@ COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 BATCH_TOKENS = ((1e9, 0.5e6), (1e10, 2e6), (float("inf"), 4e6))
 """Tokens of a step by parameters, as GPT-3's Table 2.1 has them (arXiv 2005.14165), where none are given."""
 MICRO = (1, 2, 4, 8)
-PERIODS = ("none", "selective", "full")
+MOST_SHARED = 8
+"""Chips that share a layer, at most."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Order:
         tokens = next(tokens for size, tokens in BATCH_TOKENS if self.arch.parameters < size)
         return 1 << max(0, round(tokens / self.seq).bit_length() - 1)
 
+    def job(self, chip: Chip, layout: Layout) -> Training:
+        """Return the training in a layout."""
+        return Training(self.arch, chip, self.sequences, self.seq, layout, self.stack, self.dtype)
+
     @property
     def stack(self) -> Stack:
         """The program."""
@@ -76,8 +82,7 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Of the whole training, interruptions included."""
-        chips, node = self.job.layout.chips, max(1, self.job.chip.link_chips)
-        lost = lost_share(chips, node, self.job.arch.parameters, self.order.terms.mtbf_h)
+        lost = lost_share(self.job.layout.chips, self.job.arch.parameters, self.order.terms.mtbf_h)
         return self.steps * self.job.seconds / (1 - lost)
 
     @property
@@ -117,71 +122,70 @@ class Plan:
             "figures": {name: figure.to_json() for name, figure in self.figures().items()},
             "time_parts": {name: value / self.job.seconds for name, value in self.job.parts.items()},
             "memory_parts": {name: value / GIB for name, value in Memory(self.job).parts.items()},
-            "broken": self.bill.broken(self.order.limits),
         }
-
-
-def regime_of(job: Training) -> str:
-    """Return the regime whose spread a training's predictions have."""
-    if job.layout.zero == 3:
-        name = job.stack.name
-        return "sharded" if name == "deepspeed-2021" else f"sharded-{name}"
-    if job.stack.name == "megatron-core" or job.dtype == "fp8":
-        return "moe-fp8" if job.arch.experts else "dense-fp8"
-    return "pipeline" if job.layout.pp > 1 else "tensor"
 
 
 def best(order: Order, chip: Chip, count: int) -> Plan | str:
     """Return the fastest plan on so many chips, or the reason why there is none."""
     if chip.kind == "cpu":
         return "a host processor, not an accelerator"
-    if order.dtype not in chip.peak_tflops and not (order.dtype == "fp16" and "bf16" in chip.peak_tflops):
-        return f"has no {order.dtype} products"
+    if not chip.has(order.dtype) or not chip.has("bf16"):
+        return f"has no products of both {order.dtype} and 16 bits"
     found: list[Training] = []
     nearest: Memory | None = None
     for layout in layouts(order, chip, count):
-        job = Training(order.arch, chip, order.sequences, order.seq, layout, order.stack, order.dtype)
-        memory = Memory(job)
-        if memory.verdict == "does not fit":
-            nearest = memory if nearest is None or memory.total < nearest.total else nearest
-            continue
-        found.append(job)
+        memory = Memory(order.job(chip, layout))
+        if memory.verdict != "does not fit":
+            found.append(memory.job)
+        elif nearest is None or memory.total < nearest.total:
+            nearest = memory
     if found:
         return Plan(order, min(found, key=lambda job: job.seconds))
     if nearest is None:
-        return f"no layout of {count} chips divides {order.arch.name} and a batch of {order.sequences} sequences"
+        return _no_layout(order, chip, count)
     return (
-        f"needs {nearest.total / GIB:.0f} GiB a chip at least, it has {nearest.room / GIB:.0f} "
+        f"needs {nearest.total / GIB:.0f} GiB a chip in the layouts tried, it has {nearest.room / GIB:.0f} "
         f"({nearest.job.layout}): more chips, or a larger memory"
     )
 
 
+def _no_layout(order: Order, chip: Chip, count: int) -> str:
+    """Return the first rule that the nearest layout breaks."""
+    shape = next(_shapes(order, chip, count, checked=False), None)
+    rules = list(shape.broken(order.arch, order.sequences)) if shape else []
+    fixed = " ".join(f"{name}={value}" for name, value in order.fixed.items())
+    return rules[0] if rules else f"{count} chips cannot be laid out as {fixed or 'any layout that is tried'}"
+
+
 def layouts(order: Order, chip: Chip, count: int) -> Iterator[Layout]:
-    """Yield every layout that keeps the rules and what the user fixed; of recomputations, the least that fits."""
+    """Yield the layouts that are tried, all of which keep the rules; of recomputations, the least that fits."""
+    plain = order.stack.attention == "plain"
+    periods = ("none", "selective", "full") if plain else ("none", "operators", "full")
     for shape in _shapes(order, chip, count):
-        for period in (order.fixed["recompute"],) if "recompute" in order.fixed else PERIODS:
+        for period in (order.fixed["recompute"],) if "recompute" in order.fixed else periods:
             layout = replace(shape, recompute=period)
             yield layout
-            job = Training(order.arch, chip, order.sequences, order.seq, layout, order.stack, order.dtype)
-            if Memory(job).verdict == "fits":
+            if Memory(order.job(chip, layout)).verdict == "fits":
                 break
 
 
-def _shapes(order: Order, chip: Chip, count: int) -> Iterator[Layout]:
+def _shapes(order: Order, chip: Chip, count: int, checked: bool = True) -> Iterator[Layout]:
     arch, fixed = order.arch, order.fixed
-    node = max(1, min(chip.link_chips, 8))
+    node, cp = min(chip.link_chips, MOST_SHARED), fixed.get("cp", 1)
     for tp in _choices(fixed, "tp", [n for n in (1, 2, 4, 8) if n <= node]):
-        for pp in _choices(fixed, "pp", _stages(arch.layers, count // tp if tp <= count else 0)):
-            cp = fixed.get("cp", 1)
+        for pp in _choices(fixed, "pp", _stages(arch.layers, count // tp)):
             dp, left = divmod(count, tp * pp * cp)
             if left or not dp or fixed.get("dp", dp) != dp:
                 continue
-            for micro in _choices(fixed, "micro_batch", MICRO):
+            degrees = product(
+                _choices(fixed, "micro_batch", MICRO),
+                _choices(fixed, "zero", _sharing(order, pp)),
+                _choices(fixed, "ep", _expert_ranks(arch, dp * cp * tp, chip.link_chips)),
+            )
+            for micro, zero, ep in degrees:
                 interleave = fixed.get("interleave", _pieces(arch.layers, pp))
-                zero = fixed.get("zero", 3 if pp == 1 and order.program.startswith(("fsdp", "deepspeed")) else 1)
-                ep = fixed.get("ep", _expert_ranks(arch, dp * cp * tp, node))
                 layout = Layout(tp, pp, dp, cp, ep, micro, interleave, zero, sequence=tp > 1)
-                if not any(layout.broken(arch, order.sequences)):
+                if not checked or not any(layout.broken(arch, order.sequences)):
                     yield layout
 
 
@@ -189,8 +193,17 @@ def _choices(fixed: dict[str, Any], name: str, usual: Sequence[int]) -> Sequence
     return (fixed[name],) if name in fixed else usual
 
 
+def _sharing(order: Order, pp: int) -> Sequence[int]:
+    """Return what replicas may share out: all where a program does that only, or where there is no pipeline."""
+    if order.program.startswith(("fsdp", "deepspeed", "eager")) and pp == 1:
+        return (3,)
+    return (1, 3) if pp == 1 else (1,)
+
+
 def _stages(layers: int, most: int) -> list[int]:
-    return [pp for pp in (1, 2, 4, 8, 16, 32, 64, 3, 5, 6, 7, 9, 12, 35) if pp <= most and layers % pp == 0]
+    """Return numbers of stages: powers of two, the largest stage deciding, and others that divide the layers."""
+    even = [pp for pp in (3, 5, 6, 7, 9, 12, 35) if layers % pp == 0]
+    return [pp for pp in (1, 2, 4, 8, 16, 32, 64, *even) if pp <= min(most, layers)]
 
 
 def _pieces(layers: int, pp: int) -> int:
@@ -198,10 +211,13 @@ def _pieces(layers: int, pp: int) -> int:
     return max((n for n in (1, 2, 3, 4) if pp > 1 and layers % (pp * n) == 0), default=1)
 
 
-def _expert_ranks(arch: Architecture, ranks: int, node: int) -> int:
+def _expert_ranks(arch: Architecture, ranks: int, node: int) -> Sequence[int]:
+    """Return over how many chips experts may lie: as many as links join, or eight times as many."""
     if not arch.experts:
-        return 1
-    return max(n for n in (1, 2, 4, 8) if arch.experts % n == 0 and ranks % n == 0 and n <= max(1, node))
+        return (1,)
+    fits = [n for n in (1, 2, 4, 8, 16, 32, 64) if arch.experts % n == 0 and ranks % n == 0]
+    near = max(n for n in fits if n <= max(1, node))
+    return tuple(dict.fromkeys((near, max(n for n in fits if n <= 8 * near))))
 
 
 def plan(order: Order, chips: Sequence[Chip], counts: Sequence[int] = COUNTS) -> dict[str, Any]:
@@ -245,7 +261,7 @@ def choose(
             missed += plans
             near = min(plans, key=lambda one: one.bill.distance(limits), default=None)
             reasons = [one for one in choices if isinstance(one, str)]
-            why = "; ".join(near.bill.broken(limits)) if near else reasons[-1] if reasons else "not tried"
+            why = "; ".join(near.bill.broken(limits)) if near else _telling(reasons)
             rejected.append({"chip": chip.name, "why": why})
     if not kept:
         raise UsageError(_infeasible(str(about["model"]), limits, missed, rejected))
@@ -260,6 +276,11 @@ def choose(
     unbeaten = sorted(map(int, frontier([list(one.bill.amounts) for one in kept], ["min"] * 4)))
     plans_told = [one.to_json() for one in kept]
     return {**about, "place": place, "plans": plans_told, "pareto": unbeaten, "rejected": rejected}
+
+
+def _telling(reasons: Sequence[str]) -> str:
+    """Return the reason that tells the most: what memory lacks, as it is with the most chips, else the last."""
+    return next((one for one in reversed(reasons) if one.startswith("needs")), reasons[-1] if reasons else "not tried")
 
 
 def _infeasible(model: str, limits: Limits, missed: Sequence[Choice], rejected: Sequence[dict[str, str]]) -> str:

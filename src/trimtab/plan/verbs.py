@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from trimtab.plan.stack import DEFAULT
 from trimtab.run import onnx_facts
 from trimtab.values.chip import Chip
 
+TRAINED = ("bf16", "fp16", "fp8")
+"""Number formats of products in a training; weights and Adam's state are kept as such trainings keep them."""
+TRAINING_WORDS = ("tokens", "samples", "seq", "count", "budget", "deadline", "stack")
 LAYOUT = ("tp", "pp", "dp", "cp", "ep", "zero", "micro_batch", "interleave", "recompute")
 """Fields of a layout that can be fixed."""
 NET_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -35,50 +40,69 @@ def train(words: Mapping[str, Any]) -> dict[str, Any]:
     """
     shelf, counts = _shelf(words.get("on")), _counts(words.get("count"))
     terms, limits = _terms(words), _limits(words)
+    dtype = words.get("dtype") or "bf16"
+    if dtype not in TRAINED:
+        raise UsageError(f"trainings are planned in {', '.join(TRAINED)}, got {dtype}")
     net = _net(str(words["model"]))
     if net is not None:
+        _only(words, (*LAYOUT, "tokens", "seq", "stack"), f"{net.name}, which trains on samples with data parallelism")
         samples = units.count(_needed(words, "samples", "1.28e6x90"))
-        order = nets.NetOrder(net, samples, words.get("batch") or 256, words.get("dtype") or "bf16", terms, limits)
+        order = nets.NetOrder(net, samples, words.get("batch") or 256, dtype, terms, limits)
         about = {"kind": "train", "model": net.name, "parameters": net.parameters, "samples": samples}
         found = ((chip, nets.ways(order, chip, counts or NET_COUNTS)) for chip in shelf)
         return trainings.choose(about | {"batch": order.batch, "dtype": order.dtype}, limits, found)
+    _only(words, ("samples",), f"{words['model']}, which trains on --tokens")
+    fixed = {name: words[name] for name in LAYOUT if words.get(name) is not None}
     plan = trainings.Order(
         models.parse(str(words["model"])),
         units.count(_needed(words, "tokens", "300e9")),
         words.get("seq") or 2048,
         words.get("batch") or 0,
-        words.get("dtype") or "bf16",
+        dtype,
         words.get("stack") or DEFAULT,
-        {name: words[name] for name in LAYOUT if words.get(name) is not None},
+        fixed,
         terms,
         limits,
     )
     _check_fixed(plan, counts)
-    return trainings.plan(plan, shelf, counts or trainings.COUNTS)
+    return trainings.plan(plan, shelf, counts or _counts_of(fixed) or trainings.COUNTS)
+
+
+def _only(words: Mapping[str, Any], others: Sequence[str], what: str) -> None:
+    """Raise UsageError where words were given that mean nothing here."""
+    given = [f"--{name.replace('_', '-')}" for name in others if words.get(name) is not None]
+    if given:
+        raise UsageError(f"{' and '.join(given)} do not apply to {what}")
+
+
+def _counts_of(fixed: Mapping[str, Any]) -> list[int]:
+    """Return the numbers of chips that a layout with fixed replicas can have."""
+    if "dp" not in fixed:
+        return []
+    whole = fixed["dp"] * fixed.get("cp", 1)
+    shares, stages = ([fixed[name]] if name in fixed else [1, 2, 4, 8, 16] for name in ("tp", "pp"))
+    return sorted({whole * tp * pp for tp in shares for pp in stages})
 
 
 def _check_fixed(order: trainings.Order, counts: Sequence[int]) -> None:
-    """Tell which rule a layout that is fixed in full breaks, where it is the only one."""
+    """Raise UsageError with the rules that degrees break which are all fixed, whatever the others are."""
     fixed = order.fixed
-    needed = fixed.get("tp", 1) * fixed.get("pp", 1) * fixed.get("cp", 1)
-    for count in counts:
-        if count % needed:
-            raise UsageError(f"tp x pp x cp = {needed} does not divide --count {count}")
-        numbers = {name: fixed.get(name, 1) for name in ("tp", "pp", "cp", "ep", "micro_batch", "interleave")}
-        layout = Layout(
-            **numbers,
-            dp=fixed.get("dp", count // needed),
-            zero=fixed.get("zero", 1),
-            recompute=fixed.get("recompute", "none"),
-        )
-        if fixed:
-            named = [rule for rule in layout.broken(order.arch, order.sequences) if _about(rule, fixed)]
-            if named:
-                raise UsageError("; ".join(named))
+    needed = math.prod(fixed.get(name, 1) for name in ("tp", "pp", "cp"))
+    if counts and all(count % needed for count in counts):
+        raise UsageError(f"tp x pp x cp = {needed} does not divide --count {', '.join(map(str, counts))}")
+    numbers = {name: fixed.get(name, 1) for name in ("tp", "pp", "dp", "cp", "ep", "micro_batch", "interleave")}
+    layout = Layout(**numbers, zero=fixed.get("zero", 1), recompute=fixed.get("recompute", "none"))
+    broken = [rule for rule in layout.broken(order.arch, order.sequences) if _all_fixed(rule, fixed)]
+    if broken:
+        raise UsageError("; ".join(broken))
 
 
-def _about(rule: str, fixed: Mapping[str, Any]) -> bool:
-    return any(rule.startswith((f"{name}=", f"{name} ")) for name in fixed)
+def _all_fixed(rule: str, fixed: Mapping[str, Any]) -> bool:
+    """Tell whether every degree that a rule names is fixed."""
+    named = [
+        name for name in ("tp", "pp", "cp", "dp", "ep", "interleave", "micro_batch") if re.search(rf"\b{name}\b", rule)
+    ]
+    return all(name in fixed for name in named)
 
 
 def serve(words: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,6 +111,7 @@ def serve(words: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: something cannot be read, or no way keeps the limits.
     """
+    _only(words, (*(name for name in LAYOUT if name != "tp"), *TRAINING_WORDS), "serving")
     order = ServeOrder(
         models.parse(str(words["model"])),
         words.get("prompt") or 1024,
@@ -143,11 +168,11 @@ def _curve(found: scaling.Forecast, operations: float, runs: Any) -> list[dict[s
 
 def _runs(path: Path) -> Any:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"table {path} cannot be read: {error}") from error
-    columns = {name.lower(): name for name in (rows[0] if rows else {})}
+    columns = {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}
     named = {want: next((columns[one] for one in known if one in columns), None) for want, known in ALIASES.items()}
     missing = [want for want, name in named.items() if name is None]
     if missing:

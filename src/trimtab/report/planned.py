@@ -165,14 +165,18 @@ def forecast(document: Mapping[str, Any]) -> RenderableType:
 
 def validation(document: Mapping[str, Any]) -> RenderableType:
     """Show the errors of each table, beside the best naive baseline's, and what was not scored."""
-    head = (">rows", ">median", ">mean", ">largest", ">bias", ">in 50%", ">in 90%", ">naive", ">skill")
+    head = (">rows", ">median", ">held out", ">mean", ">largest", ">bias", ">in 50%", ">in 90%", ">naive", ">skill")
     table = table_of("absolute errors, as shares of what was measured", "table", *head)
     for one in document["tables"]:
         best = min(one["naive"].values(), default=0.0)
-        shares = (one["median_ape"], one["mean_ape"], one["max_ape"])
+        shares = (one["median_ape"], one["held_out_ape"], one["mean_ape"], one["max_ape"])
         skill = "–" if one["skill"] is None else f"{one['skill']:.2f}"
         covered = (one["coverage50"], one["coverage90"])
-        cells = [*(f"{value:.1%}" for value in shares), f"{one['bias']:+.1%}", *(f"{value:.0%}" for value in covered)]
+        cells = [
+            *("–" if value is None else f"{value:.1%}" for value in shares),
+            f"{one['bias']:+.1%}",
+            *("–" if value is None else f"{value:.0%}" for value in covered),
+        ]
         table.add_row(one["table"], str(one["scored"]), *cells, f"{best:.1%}", skill)
     missed = sum(document["not_scored"].values())
     why = [f"{count} rows: {reason}" for reason, count in list(document["not_scored"].items())[:MOST_REJECTED]]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from trimtab.maths.scaling import PER_OPERATION
 from trimtab.report.document import Value
 from trimtab.report.markup import Markup, join, tag
 from trimtab.report.page import document_page
@@ -180,9 +181,9 @@ def forecast_page(document: Mapping[str, Any]) -> str:
 
 
 def _draw_law(width: int, document: Mapping[str, Any]) -> Markup:
-    runs = [(6 * run["parameters"] * run["tokens"], run["loss"]) for run in document["runs"]]
+    runs = [(PER_OPERATION * run["parameters"] * run["tokens"], run["loss"]) for run in document["runs"]]
     curve = document["curve"]
-    x = span([*(spent for spent, _ in runs), *(one["compute"] for one in curve)], log=True)
+    x = span([*(spent for spent, _ in runs), *(one["compute"] for one in curve), document["compute"]], log=True)
     y = span([*(loss for _, loss in runs), *(one[key] for one in curve for key in ("loss", "low", "high"))], log=False)
     area = canvas((width, 440 if width > 600 else 360), (*x, True), (*y, False))
     dots = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -12,16 +13,17 @@ from trimtab.errors import DataError
 
 DTYPE_BYTES = {"fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5}
 """Bytes of a number."""
-LIKE = {"fp16": "bf16"}
-"""Formats that run at another's rate."""
+TWINS = {"fp16": "bf16", "bf16": "fp16"}
+"""Formats that run at each other's rate."""
 
 
 @dataclass(frozen=True)
 class Chip:
     """Facts about one chip (a board where several dies share one); rates are dense, without sparsity.
 
-    >>> Chip("toy", peak_tflops={"bf16": 100.0}, matmul_tflops={"bf16": 80.0}).matmul("fp16")
-    80.0
+    >>> toy = Chip("toy", {"bf16": 100.0}, memory_gb=16.0, bandwidth_gbs=900.0, matmul_tflops={"bf16": 80.0})
+    >>> toy.matmul("fp16"), toy.has("fp8")
+    (80.0, False)
     """
 
     name: str
@@ -56,12 +58,26 @@ class Chip:
     """Where each of the facts comes from."""
 
     def __post_init__(self) -> None:
-        numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.type == "float"}
-        wrong = [name for name, value in numbers.items() if not isinstance(value, int | float) or value < 0]
-        if wrong:
-            raise DataError(f"chip {self.name}: {wrong[0]} is a number from 0 on, got {numbers[wrong[0]]!r}")
-        if not self.peak_tflops or (not self.memory_gb and self.name != "toy"):
-            raise DataError(f"chip {self.name}: peak_tflops and memory_gb are needed")
+        for name in (f.name for f in fields(self) if f.type == "float"):
+            if not _is_amount(getattr(self, name)):
+                raise DataError(f"chip {self.name}: {name} is a number from 0 on, got {getattr(self, name)!r}")
+        for name in ("peak_tflops", "matmul_tflops"):
+            rates = getattr(self, name)
+            if not isinstance(rates, Mapping) or not all(_is_amount(rate) and rate for rate in rates.values()):
+                raise DataError(f"chip {self.name}: {name} gives rates above 0 by number format, got {rates!r}")
+            strange = sorted(set(rates) - set(DTYPE_BYTES))
+            if strange:
+                raise DataError(f"chip {self.name}: {name} has {strange[0]!r}; formats: {', '.join(DTYPE_BYTES)}")
+        if not isinstance(self.link_chips, int) or self.link_chips < 1:
+            raise DataError(f"chip {self.name}: link_chips is a whole number from 1 on, got {self.link_chips!r}")
+        needed = {"peak_tflops": self.peak_tflops, "memory_gb": self.memory_gb, "bandwidth_gbs": self.bandwidth_gbs}
+        missing = [name for name, value in needed.items() if not value]
+        if missing:
+            raise DataError(f"chip {self.name}: {' and '.join(missing)} cannot be left out")
+
+    def has(self, dtype: str) -> bool:
+        """Tell whether the chip multiplies a number format."""
+        return dtype in self.peak_tflops or TWINS.get(dtype) in self.peak_tflops
 
     def peak(self, dtype: str) -> float:
         """Return the dense peak of a number format, 1e12 operations a second.
@@ -69,14 +85,13 @@ class Chip:
         Raises:
             DataError: the chip has none; names those it has.
         """
-        found = self.peak_tflops.get(LIKE.get(dtype, dtype))
-        if not found:
+        if not self.has(dtype):
             raise DataError(f"{self.name} has no {dtype} rate; it has {', '.join(self.peak_tflops)}")
-        return found
+        return self.peak_tflops.get(dtype) or self.peak_tflops[TWINS[dtype]]
 
     def matmul(self, dtype: str) -> float | None:
         """Return the fastest product measured in a number format, 1e12 operations a second; None where none was."""
-        return self.matmul_tflops.get(LIKE.get(dtype, dtype))
+        return self.matmul_tflops.get(dtype) or self.matmul_tflops.get(TWINS.get(dtype, dtype))
 
     @classmethod
     def from_toml(cls, path: Path) -> Chip:
@@ -97,3 +112,7 @@ class Chip:
             return cls(name=path.stem, **data)
         except TypeError as error:
             raise DataError(f"{path}: {error}") from error
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import csv
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from trimtab.errors import DataError
+from trimtab.errors import DataError, TrimtabError
+from trimtab.plan.training import Training
 
 Row = Mapping[str, str]
 
@@ -28,7 +30,7 @@ class Case:
     quantity: str
     label: str
     system: str
-    """Rows of one system are held out together."""
+    """A model on a kind of chip: its rows are fitted on, or held out, together."""
     regime: str
     """What intervals are told apart by."""
     observed: float
@@ -38,6 +40,10 @@ class Case:
     chip: str
     grows: bool = False
     """A rate, which falls as the time grows; else a time, or something like it."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.observed < math.inf and math.isfinite(self.predicted)):
+            raise ValueError(f"{self.label}: measured {self.observed}, predicted {self.predicted}")
 
     @property
     def error(self) -> float:
@@ -85,7 +91,7 @@ def read(folder: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, Case | S
 def _rows(path: Path) -> Iterable[Row]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            yield from csv.DictReader(file)
+            yield from csv.DictReader(file, restval="")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"table {path} cannot be read: {error}") from error
 
@@ -106,7 +112,7 @@ def by_row(read_row: Callable[[str, Row], Iterator[Case | Skipped]]) -> Callable
         for line, row in enumerate(rows, 2):
             try:
                 yield from read_row(table, row)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, AttributeError, ZeroDivisionError, TrimtabError) as error:
                 raise ValueError(f"line {line}: {error}") from error
 
     return cases
@@ -116,3 +122,8 @@ def whole(text: str, default: int = 1) -> int:
     """Return the whole number that a cell begins with; `default` where it holds none."""
     first = (text or "").strip().split(" ")[0]
     return int(float(first)) if first and first.lower() not in ("n/a", "na", "-") else default
+
+
+def system_of(job: Training) -> str:
+    """Return the system of a training: which model on which chip, whatever table tells it."""
+    return f"{job.arch.layers}x{job.arch.hidden}-{job.chip.name}"

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from trimtab.plan import chips
-from trimtab.plan.evidence import Case, Row, Skipped, by_row, whole
+from trimtab.plan.evidence import Case, Row, Skipped, by_row, system_of, whole
 from trimtab.plan.layout import Layout
 from trimtab.plan.stack import stack
-from trimtab.plan.training import Training
+from trimtab.plan.training import Training, regime_of
 from trimtab.values.architecture import Architecture
 
 FILES = (
@@ -58,8 +58,8 @@ def _rate(table: str, row: Row) -> Case:
         f"{table}:{kind}" if "scheme" in row else table,
         "tflops_per_gpu",
         f"{row['params_b']}B on {gpus}",
-        f"{table}-{row['params_b']}",
-        "sharded" if sharded else "pipeline" if pp > 1 else "tensor",
+        system_of(job),
+        regime_of(job),
         float(row["achieved_tflops_per_gpu"]),
         counted(job) / job.seconds / gpus / 1e12,
         job.chip.peak("bf16"),
@@ -87,8 +87,8 @@ def _time(table: str, row: Row) -> Case:
         table,
         "iteration_s",
         f"{row.get('model', '530B')} {mode} on {gpus}",
-        f"{table}-{row.get('model', '530B')}",
-        "pipeline" if layout.pp > 1 else "tensor",
+        system_of(job),
+        regime_of(job),
         float(row["iter_time_s"]),
         job.seconds,
         counted(job) * (1 if full else 0.75) / (gpus * job.chip.peak("bf16") * 1e12),

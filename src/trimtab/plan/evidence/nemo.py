@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from trimtab.maths.transformer import model_operations
 from trimtab.plan import chips, models
-from trimtab.plan.evidence import Case, Row, Skipped, by_row, whole
+from trimtab.plan.evidence import Case, Row, Skipped, by_row, system_of, whole
 from trimtab.plan.layout import Layout
 from trimtab.plan.stack import stack
-from trimtab.plan.training import Training
+from trimtab.plan.training import Training, regime_of
 
 FILES = ("train_nvidia_nemo.csv", "train_nvidia_nemo_longseq.csv")
 SYSTEMS = {
@@ -82,19 +82,19 @@ def _scored(table: str, row: Row, job: Training, label: str) -> Iterator[Case]:
     work = model_operations(job.arch, tokens, job.seq) * (2 / 3 if job.frozen else 1)
     peak = job.chip.peak(job.dtype) * 1e12
     kind = "moe" if job.arch.experts else "dense"
-    known = (job.chip.name, f"{kind}-fp8" if job.dtype == "fp8" else kind)
+    chip, system, regime = job.chip.name, system_of(job), regime_of(job)
     if "tokens_per_s_per_gpu" in row:
         measured, rate = float(row["tokens_per_s_per_gpu"]), tokens / gpus
         yield Case(
             f"{table}:{kind}",
             "tokens_per_s_per_gpu",
             label,
-            f"{row['model']}-{known[0]}",
-            known[1],
+            system,
+            regime,
             measured,
             rate / job.seconds,
             tokens * peak / work,
-            known[0],
+            chip,
             grows=True,
         )
     else:
@@ -102,11 +102,11 @@ def _scored(table: str, row: Row, job: Training, label: str) -> Iterator[Case]:
             table,
             "tflops_per_gpu",
             f"{label} x {job.seq}",
-            f"longseq-{job.layout.cp > 1}",
-            "long",
+            system,
+            regime,
             float(row["tflops_per_gpu_with_cp"]),
             work / job.seconds / gpus / 1e12,
             peak / 1e12,
-            known[0],
+            chip,
             grows=True,
         )

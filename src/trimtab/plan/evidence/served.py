@@ -85,7 +85,7 @@ def _case(table: str, quantity: str, job: Serving, observed: float, predicted: f
         f"{table}:{quantity}" + (":moe" if kind == "moe" else ""),
         quantity,
         label,
-        f"{table}-{job.arch.name}-{job.chip.name}",
+        f"served-{job.arch.name}-{job.chip.name}",
         f"{'first' if first else 'decode'}-{kind}",
         observed,
         predicted,

@@ -11,7 +11,7 @@ from trimtab.plan.evidence import Case, Row, Skipped, by_row
 from trimtab.plan.layout import Layout
 from trimtab.plan.memory import GIB, Memory
 from trimtab.plan.stack import stack
-from trimtab.plan.training import Training
+from trimtab.plan.training import Training, regime_of
 from trimtab.values.architecture import Architecture
 
 FILES = ("train_mpt_llmfoundry.csv", "train_torchtitan.csv")
@@ -98,7 +98,7 @@ def _throughput(table: str, label: str, system: str, row: Row, job: Training) ->
         "tokens_per_s_per_gpu",
         label,
         system,
-        f"sharded-{job.stack.name}",
+        regime_of(job),
         float(row["tokens_per_s_per_gpu"]),
         tokens / job.seconds / chips_used,
         ideal / chips_used,

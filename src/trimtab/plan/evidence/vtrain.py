@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from trimtab.maths.transformer import model_operations
 from trimtab.plan import chips
-from trimtab.plan.evidence import Case, Row, Skipped, by_row
+from trimtab.plan.evidence import Case, Row, Skipped, by_row, system_of
 from trimtab.plan.layout import Layout
 from trimtab.plan.stack import stack
-from trimtab.plan.training import Training
+from trimtab.plan.training import Training, regime_of
 from trimtab.values.architecture import Architecture
 
 FILES = ("train_vtrain_singlenode.csv",)
@@ -31,8 +31,8 @@ def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
         table,
         "iteration_ms",
         f"{hidden} x {arch.layers} {layout}",
-        f"{hidden}-{row['layers']}",
-        "small",
+        system_of(job),
+        regime_of(job),
         float(row["iter_time_ms"]),
         job.seconds * 1e3,
         work / (gpus * job.chip.peak("bf16") * 1e12) * 1e3,
