@@ -23,7 +23,8 @@ Line = dict[str, Any]
 def write(runs: Path, workloads: Sequence[str], peers: Sequence[str]) -> list[Path]:
     """Write both tabs from every contest that was held here; other workloads keep their lines."""
     paths = [runs / f"{name}-peers" / "contest.json" for name in workloads]
-    held = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    texts = (path.read_text().replace(f"{runs}/", "") for path in paths if path.is_file())  # no path of one machine
+    held = [json.loads(text) for text in texts]
     ratios = _merged("peers", [line for contest in held for line in cells(contest)], workloads)
     rows = [*ratios, *means(ratios, [*peers, BASE, BEST])]
     found = _merged("artefacts", [line for contest in held for line in artefacts(contest)], workloads)

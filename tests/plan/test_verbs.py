@@ -27,6 +27,15 @@ def test_a_training_is_planned():
     json.dumps(found, allow_nan=False)
 
 
+def test_gpt3_was_trained_on_too_few_tokens():
+    """Hoffmann et al. 2022, section 1."""
+    found = verbs.train(GPT3)["advice"]
+    assert found["best"]["parameters"] < 175e9
+    assert found["best"]["loss"] < found["loss"]
+    assert found["marginal"]["tokens"] > found["marginal"]["parameters"]
+    assert "advice" not in verbs.train({**GPT3, "model": "mixtral:8x7b"})
+
+
 def test_what_is_fixed_stays():
     layout = verbs.train({**GPT3, "tp": 8, "pp": 8, "recompute": "full", "micro_batch": 2})["plans"][0]["layout"]
     assert layout.startswith("tp=8 pp=8 dp=16")

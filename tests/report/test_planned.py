@@ -47,7 +47,9 @@ def test_a_plan_in_the_terminal(documents, name, width):
 
 
 def test_one_plan_is_told_in_full_and_the_others_have_reasons(documents):
-    assert "where it goes" in shown("planned", documents["one"], 150)
+    text = shown("planned", documents["one"], 150)
+    assert "where it goes" in text
+    assert "best spent on tokens" in " ".join(text.split())
     text = shown("planned", documents["train"], 150)
     assert "why not" in text
     assert "t4-16gb" in text

@@ -77,6 +77,10 @@ class Law:
         return {"parameters": of_size, "tokens": of_data, "algorithm": (of_size + of_data) / 2}
 
 
+HOFFMANN = Law(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
+"""Of Hoffmann's runs, as Besiroglu et al. 2024 (section 3) fitted it: dense language models on web text."""
+
+
 @dataclass(frozen=True)
 class Forecast:
     """A law, its bootstrapped relatives, and what the runs cannot tell."""

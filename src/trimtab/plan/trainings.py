@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from trimtab.errors import UsageError
 from trimtab.maths.pareto import frontier
+from trimtab.maths.scaling import HOFFMANN, PER_OPERATION
 from trimtab.maths.transformer import model_operations
 from trimtab.plan.costs import Bill, Limits, Terms, lost_share
 from trimtab.plan.intervals import predicted
@@ -227,8 +228,21 @@ def plan(order: Order, chips: Sequence[Chip], counts: Sequence[int] = COUNTS) ->
         UsageError: none keeps the limits: tells the nearest.
     """
     about = {"kind": "train", "model": order.arch.name, "parameters": order.arch.parameters, "tokens": order.tokens}
+    if not order.arch.experts:
+        about["advice"] = advice(order.arch.parameters, order.tokens)
     about |= {"batch": order.sequences, "seq": order.seq, "dtype": order.dtype, "stack": order.program}
     return choose(about, order.limits, ((chip, [best(order, chip, count) for count in counts]) for chip in chips))
+
+
+def advice(parameters: float, tokens: float) -> dict[str, Any]:
+    """Return what a dense language model is expected to lose after so many tokens, and what would lower that most."""
+    best = HOFFMANN.best(PER_OPERATION * parameters * tokens)
+    return {
+        "loss": HOFFMANN.loss(parameters, tokens),
+        "best": {"parameters": best[0], "tokens": best[1], "loss": HOFFMANN.loss(*best)},
+        "marginal": HOFFMANN.marginal(parameters, tokens),
+        "source": "Besiroglu et al. 2024 (arXiv 2404.10102), of Hoffmann's runs",
+    }
 
 
 class Choice(Protocol):

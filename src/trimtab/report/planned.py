@@ -67,12 +67,24 @@ def planned(document: Mapping[str, Any]) -> RenderableType:
         notes = ["* none is better in everything"]
         notes += [f"and {len(plans) - MOST} more: --json lists them"] if len(plans) > MOST else []
         notes += [f"intervals of 90% are shown from {WIDE} columns on, and in --json"] if width < WIDE else []
+        notes += [advice(document["advice"])] if "advice" in document else []
         yield Text("\n".join(notes), style="dim")
         if len(plans) <= DETAILS:
             yield from (_details(plan) for plan in plans)
         yield from _why_not(document["rejected"])
 
     return Fitted(build)
+
+
+def advice(told: Mapping[str, Any]) -> str:
+    """Say what the law of other runs expects, and what the next unit of compute is best spent on."""
+    best, marginal = told["best"], told["marginal"]
+    more = "tokens" if marginal["tokens"] > marginal["parameters"] else "parameters"
+    return (
+        f"by the law of {told['source']}: a loss of {told['loss']:.3f}; the same operations would lose least on "
+        f"{quantity_of(best['parameters'])} parameters and {quantity_of(best['tokens'])} tokens ({best['loss']:.3f}); "
+        f"more compute is best spent on {more}, one percent of which saves {marginal[more]:.5f}"
+    )
 
 
 def _listed(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -11,7 +11,7 @@ from trimtab.report.document import Value
 from trimtab.report.markup import Markup, join, tag
 from trimtab.report.page import document_page
 from trimtab.report.parts import cell, section, table
-from trimtab.report.planned import NAMES, columns, ends, number, quantity_of
+from trimtab.report.planned import NAMES, advice, columns, ends, number, quantity_of
 from trimtab.report.plot import Axes, Canvas, Mark, axis_names, both, canvas, grid, label_marks, line, words
 from trimtab.report.scale import span
 
@@ -42,7 +42,9 @@ def _intro(document: Mapping[str, Any], title: str) -> Markup:
     place = document["place"]
     told.append(f"electricity of {place['name']}: {place['g_per_kwh']:g} g CO2 a kWh, PUE {place['pue']:g}")
     lead = "Every figure is predicted, with the interval in which nine of ten measurements of the like lay."
-    return tag("header", tag("h1", title), tag("p", lead, class_="lead"), tag("p", "; ".join(told)))
+    law = f"{advice(document['advice'])}." if "advice" in document else ""
+    said = (tag("p", words) for words in ("; ".join(told), law[:1].upper() + law[1:]) if words)
+    return tag("header", tag("h1", title), tag("p", lead, class_="lead"), *said)
 
 
 def _axes(document: Mapping[str, Any]) -> tuple[str, str, str]:
