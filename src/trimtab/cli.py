@@ -267,12 +267,9 @@ def _plan_serve(words: argparse.Namespace) -> int:
 
 
 def _choose(words: argparse.Namespace) -> int:
-    if not words.tokens and not words.samples:
-        return _plan_serve(words)
-    wrong = [f"--{name}" for name in ("prompt", "output", "ttft", "tpot") if getattr(words, name) is not None]
-    if wrong:
-        raise UsageError(f"{' and '.join(wrong)} do not apply to a training; leave --tokens out to plan serving")
-    return _plan_train(words)
+    from trimtab.plan.verbs import choose
+
+    return _show_plan(words, choose(vars(words)), "planned")
 
 
 def _forecast(words: argparse.Namespace) -> int:

@@ -114,10 +114,14 @@ def fit(parameters: Floats, tokens: Floats, losses: Floats) -> Law:
         ValueError: fewer than six runs, or numbers that are not positive and finite.
     """
     data = _checked(parameters, tokens, losses)
+    return _law(_robust(data)[0], float(np.min(losses)))
+
+
+def _robust(data: Columns) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return the point that fits the runs which stay, and which those are."""
     point = _from_all_starts(data)
     kept = _kept(point, data)
-    point = point if kept.all() else _from_all_starts(tuple(column[kept] for column in data))
-    return _law(point, float(np.min(losses)))
+    return (point if kept.all() else _from_all_starts(tuple(column[kept] for column in data))), kept
 
 
 def _from_all_starts(data: Columns) -> Floats:
@@ -141,9 +145,8 @@ def forecast(parameters: Floats, tokens: Floats, losses: Floats, resamples: int 
         ValueError: as `fit`.
     """
     data = _checked(parameters, tokens, losses)
-    kept = _kept(_from_all_starts(data), data)
-    data = tuple(column[kept] for column in data)
-    start, draw = _from_all_starts(data), np.random.default_rng(seed)
+    start, kept = _robust(data)
+    data, draw = tuple(column[kept] for column in data), np.random.default_rng(seed)
     unit = float(np.min(losses))
     law, count = _law(start, unit), int(kept.sum())
     others = []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+from trimtab.maths.cost import JOULES_PER_KWH, energy_j, money_usd
 from trimtab.plan.carbon import WORLD, Region, region
 from trimtab.plan.intervals import predicted
 from trimtab.plan.power import PUE, draw
@@ -21,7 +23,6 @@ STORAGE_GBS = 2.0
 """To storage, each host of eight chips, 1e9 bytes a second; assumed."""
 CHECKPOINT_BYTES = 14.0
 """A weight with Adam's state."""
-KWH = 3.6e6
 WATTS = "watts-training"
 DAY = 86400.0
 UNKNOWN = 1e18
@@ -45,6 +46,12 @@ class Terms:
         found = region(place)
         return cls(found, found.pue or PUE, spot, CHIP_MTBF_H, usd_per_hour)
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """The place as a JSON object."""
+        place = self.place
+        return {"name": place.name, "g_per_kwh": place.g_per_kwh, "pue": self.pue, "source": place.source}
+
     def price(self, chip: Chip) -> float | None:
         """Return dollars an hour of one chip, None where no price is known."""
         if self.usd_per_hour is not None:
@@ -66,6 +73,11 @@ def lost_share(chips: int, parameters: float, mtbf_h: float = CHIP_MTBF_H) -> fl
     write = CHECKPOINT_BYTES * parameters / (STORAGE_GBS * 1e9 * max(1, chips / HOST_CHIPS))
     every = math.sqrt(2 * write * mean)
     return min(0.9, write / every + every / 2 / mean + RESTART_S / mean) if every else 0.0
+
+
+def or_worst(value: float | None) -> float:
+    """Return what an amount counts for when ways are compared."""
+    return UNKNOWN if value is None else value
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ class Bill:
     def usd(self) -> float | None:
         """Rent of all chips; None where no price is known."""
         price = self.terms.price(self.chip)
-        return None if price is None else price * self.chips * self.seconds / 3600
+        return None if price is None else money_usd(self.seconds, price * self.chips)
 
     @property
     def kwh(self) -> float | None:
@@ -100,7 +112,7 @@ class Bill:
         if not self.chip.full_w:
             return None
         found = draw(self.chip, self.arithmetic, min(1.0, 2 * self.arithmetic), self.fitted, self.terms.pue)
-        return found.site_w * self.chips * self.seconds / KWH
+        return energy_j(found.site_w * self.chips, self.seconds) / JOULES_PER_KWH
 
     @property
     def co2_t(self) -> float | None:
@@ -110,7 +122,7 @@ class Bill:
     @property
     def amounts(self) -> tuple[float, float, float, float]:
         """Seconds, money, energy and CO2, to be compared: what is not known counts as the worst."""
-        usd, kwh, co2 = (UNKNOWN if value is None else value for value in (self.usd, self.kwh, self.co2_t))
+        usd, kwh, co2 = map(or_worst, (self.usd, self.kwh, self.co2_t))
         return self.seconds, usd, kwh, co2
 
     def broken(self, limits: Limits) -> list[str]:

@@ -1,8 +1,7 @@
 """How sure a prediction is: the spread of what was measured around what was predicted, by regime.
 
 `intervals.toml` holds quantiles of log(measured / predicted), written by `benchmarks/fit_plan.py` from published
-measurements. What is in no regime gets the widest of its
-kind.
+measurements. What is in no regime gets the widest of its kind.
 """
 
 from __future__ import annotations

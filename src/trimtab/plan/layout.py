@@ -44,27 +44,47 @@ class Layout:
         """Return how many micro-batches of each replica make a step's batch (sequences)."""
         return batch / (self.dp * self.micro_batch)
 
+    def rules(self, arch: Architecture, batch: int) -> Iterator[tuple[frozenset[str], str]]:
+        """Yield each rule that is broken: the degrees that it is about, and the rule with its numbers."""
+        shared, sequences = self.dp * self.cp * self.tp, self.dp * self.micro_batch
+        pieces, kv = self.interleave * self.pp, arch.kv
+        checks = (
+            (arch.heads % self.tp, "tp", "tp={tp} does not divide the {heads} heads of {name}"),
+            (
+                kv % self.tp and self.tp % kv,
+                "tp",
+                "tp={tp} and the {kv} key-value heads of {name} do not divide each other",
+            ),
+            (self.pp > arch.layers, "pp", "pp={pp} is more stages than the {layers} layers of {name}"),
+            (self.interleave > 1 and self.pp == 1, "interleave pp", "interleave={interleave} needs pp above 1"),
+            (
+                pieces > arch.layers >= self.pp,
+                "interleave pp",
+                "interleave x pp = {pieces} is more than the {layers} layers of {name}",
+            ),
+            (
+                batch % sequences,
+                "dp micro_batch",
+                "a batch of {batch} sequences does not divide into dp={dp} x micro_batch={micro_batch}",
+            ),
+            (self.ep > 1 and not arch.experts, "ep", "ep={ep} needs experts, and {name} has none"),
+            (arch.experts % self.ep, "ep", "ep={ep} does not divide the {experts} experts of {name}"),
+            (self.ep > 1 and shared % self.ep, "ep dp cp tp", "ep={ep} does not divide dp x cp x tp"),
+            (self.recompute not in RECOMPUTE, "recompute", "recompute is one of {kinds}, got {recompute!r}"),
+            (
+                self.zero == 3 and self.pp > 1,
+                "zero pp",
+                "zero=3 shares out the weights of whole models; with pp above 1, zero is at most 2",
+            ),
+        )
+        for is_broken, degrees, text in checks:
+            if is_broken:
+                numbers = {**vars(arch), **vars(self), "kv": kv, "pieces": pieces, "batch": batch}
+                yield frozenset(degrees.split()), text.format(**numbers, kinds=", ".join(RECOMPUTE))
+
     def broken(self, arch: Architecture, batch: int) -> Iterator[str]:
         """Yield each rule that is broken, with the numbers."""
-        name, layers, kv = arch.name, arch.layers, arch.kv
-        pieces, sequences = self.interleave * self.pp, self.dp * self.micro_batch
-        rules = {
-            f"tp={self.tp} does not divide the {arch.heads} heads of {name}": arch.heads % self.tp,
-            f"tp={self.tp} and the {kv} key-value heads of {name} do not divide each other": kv % self.tp
-            and self.tp % kv,
-            f"pp={self.pp} is more stages than the {layers} layers of {name}": self.pp > layers,
-            f"interleave={self.interleave} needs pp above 1": self.interleave > 1 and self.pp == 1,
-            f"interleave x pp = {pieces} is more than the {layers} layers of {name}": pieces > layers >= self.pp,
-            f"a batch of {batch} sequences does not divide into dp={self.dp} x micro_batch={self.micro_batch}": batch
-            % sequences,
-            f"ep={self.ep} needs experts, and {name} has none": self.ep > 1 and not arch.experts,
-            f"ep={self.ep} does not divide the {arch.experts} experts of {name}": arch.experts % self.ep,
-            f"ep={self.ep} does not divide dp x cp x tp": self.ep > 1 and (self.dp * self.cp * self.tp) % self.ep,
-            f"recompute is one of {', '.join(RECOMPUTE)}, got {self.recompute!r}": self.recompute not in RECOMPUTE,
-            "zero=3 shares out the weights of whole models; with pp above 1, zero is at most 2": self.zero == 3
-            and self.pp > 1,
-        }
-        yield from (rule for rule, is_broken in rules.items() if is_broken)
+        return (text for _, text in self.rules(arch, batch))
 
     def __str__(self) -> str:
         degrees = {"tp": self.tp, "pp": self.pp, "cp": self.cp, "ep": self.ep, "dp": self.dp}

@@ -71,8 +71,9 @@ class Memory:
         """Activations of one layer and micro-batch, all kept."""
         job = self.job
         arch, layout = job.arch, job.layout
-        inner = arch.ffn if not arch.experts else (arch.active + arch.shared) * arch.expert_ffn
-        shared = 2 * (arch.heads + 2 * arch.kv) * arch.head + 2 * arch.heads * arch.head + 2 * arch.matrices * inner
+        shared = (
+            2 * (arch.heads + 2 * arch.kv) * arch.head + 2 * arch.heads * arch.head + 2 * arch.matrices * arch.inner
+        )
         whole = 10 * arch.hidden / (layout.tp if layout.sequence else 1)
         return job.tokens * (whole + shared / layout.tp)
 

@@ -31,11 +31,9 @@ class Work:
     parameters: float
     layers: int
     """Layers that multiply."""
-    passes: float = 1.0
-    """Times that the layers are called, one after the other: the steps of a recurrent net."""
 
     def __post_init__(self) -> None:
-        if min(self.operations, self.activations, self.parameters, self.layers, self.passes) <= 0:
+        if min(self.operations, self.activations, self.parameters, self.layers) <= 0:
             raise DataError(f"{self.name}: operations, activations, parameters and layers are above 0, got {self}")
 
 
@@ -77,7 +75,7 @@ class NetTraining:
             "products": compute,
             "elementwise": traffic,
             "data-parallel talk": max(0.0, talk - 0.5 * (compute + traffic)),
-            "launching": work.layers * work.passes * used.layer_us * 1e-6 * spread,
+            "launching": work.layers * used.layer_us * 1e-6 * spread,
             "optimizer": work.parameters * used.optimizer_bytes / self.rates.bandwidth,
         }
 

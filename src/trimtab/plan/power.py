@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trimtab.maths.cost import modelled_power_w
 from trimtab.plan.rates import Constants
 from trimtab.values.chip import Chip
 
@@ -47,5 +48,5 @@ def draw(chip: Chip, arithmetic: float, memory: float, used: Constants, pue: flo
     else:
         share = used.gpu_busy + used.gpu_arithmetic * arithmetic + used.gpu_memory * memory
         host = used.host_share * full
-    busy = idle + (full - idle) * min(1.0, share)
+    busy = modelled_power_w(idle, full, min(1.0, share))
     return Draw(busy, chip.host_w or host, pue)

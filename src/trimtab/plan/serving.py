@@ -85,9 +85,7 @@ class Serving:
         context = self.prompt + self.output / 2
         layer = self._layer_s(self.batch + reading, 0.0)
         scores = score_operations(self.arch, reading, self.prompt / 2, self.tp) / self.rates.attention_rate("native")
-        cached = (
-            self.batch * context * self.token_bytes / (self.chip.bandwidth_gbs * 1e9 * self.fitted.decode_bandwidth)
-        )
+        cached = self.batch * context * self.token_bytes / self._reading
         return self.arch.layers * (layer + scores) + cached + self._output_s(self.batch) + self.fitted.step_us * 1e-6
 
     @property
@@ -130,9 +128,18 @@ class Serving:
         arch = self.arch
         if not arch.experts:
             return self.weight_bytes
-        chosen = 1 - math.pow(1 - arch.active / arch.experts, self.batch * (1 + self.prompt / self.output))
+        chosen = self._chosen(self.batch * (1 + self.prompt / self.output))
         routed = arch.expert_layers * arch.experts * arch.expert_parameters * DTYPE_BYTES[self.weights] / self.tp
         return self.weight_bytes - routed * (1 - chosen)
+
+    @property
+    def _reading(self) -> float:
+        """Bytes a second at which weights, keys and values are read."""
+        return self.chip.bandwidth_gbs * 1e9 * self.fitted.decode_bandwidth
+
+    def _chosen(self, tokens: float) -> float:
+        """Return the share of experts that some of so many tokens chose."""
+        return 1 - math.pow(1 - self.arch.active / self.arch.experts, tokens)
 
     def _layer_s(self, tokens: float, context: float) -> float:
         """Return the time of one layer for so many tokens: arithmetic or the weights' traffic, and talk."""
@@ -153,10 +160,9 @@ class Serving:
 
     def _products_s(self, products: list[Product] | tuple[Product, ...]) -> float:
         rate = self.rates.product_rate(self.weights) * self.fitted.serve_product
-        wide = self.chip.bandwidth_gbs * 1e9 * self.fitted.decode_bandwidth
         size = DTYPE_BYTES[self.weights]
         return sum(
-            math.hypot(p.operations / rate, p.count * p.k * p.n * size / wide)
+            math.hypot(p.operations / rate, p.count * p.k * p.n * size / self._reading)
             + 2 * p.count * p.m * (p.k + p.n) / self.rates.bandwidth
             for p in products
         )
@@ -164,8 +170,7 @@ class Serving:
     def _experts_s(self, tokens: float) -> float:
         """Return the time of the experts: the weights of those that some token chose are read."""
         arch = self.arch
-        missed = math.pow(1 - arch.active / arch.experts, tokens)
-        chosen = arch.experts * (1 - missed)
+        chosen = arch.experts * self._chosen(tokens)
         routed = tokens * arch.active / chosen
         seconds = self._products_s(feed_forward(arch, routed, arch.expert_ffn / self.tp, chosen))
         if arch.shared:
@@ -174,8 +179,7 @@ class Serving:
 
     def _output_s(self, answers: float) -> float:
         arch = self.arch
-        wide = self.chip.bandwidth_gbs * 1e9 * self.fitted.decode_bandwidth
-        read = 2 * arch.vocab * arch.hidden / self.tp / wide
+        read = 2 * arch.vocab * arch.hidden / self.tp / self._reading
         return math.hypot(
             read, Product(answers, arch.vocab / self.tp, arch.hidden).operations / self.rates.product_rate("bf16")
         )

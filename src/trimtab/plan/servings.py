@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab.errors import UsageError
+from trimtab.maths.cost import JOULES_PER_KWH, money_usd, per_million
 from trimtab.maths.pareto import frontier
-from trimtab.plan.costs import KWH, Terms
+from trimtab.plan.costs import Terms, or_worst
 from trimtab.plan.intervals import predicted
 from trimtab.plan.memory import GIB
 from trimtab.plan.power import Draw, draw
@@ -56,7 +57,9 @@ class ServePlan:
     def usd_per_million(self) -> float | None:
         """Rent for a million written tokens."""
         price = self.order.terms.price(self.job.chip)
-        return None if price is None else price * self.job.tp / 3600 / self.job.tokens_per_s * 1e6
+        if price is None:
+            return None
+        return per_million(money_usd(1.0, price * self.job.tp), self.job.tokens_per_s)
 
     @property
     def draw(self) -> Draw | None:
@@ -88,10 +91,11 @@ class ServePlan:
             predicted("cache_gib", job.batch * (job.prompt + job.output) * job.token_bytes / GIB, "GiB"),
         ]
         if self.draw is not None:
-            per_token = self.draw.site_w * job.tp / job.tokens_per_s
-            made.append(predicted("power_w", self.draw.site_w * job.tp, "W", WATTS))
+            power_w = self.draw.site_w * job.tp
+            per_token = power_w / job.tokens_per_s
+            made.append(predicted("power_w", power_w, "W", WATTS))
             made.append(predicted("energy_j_per_token", per_token, "J", f"decode-{kind}", WATTS))
-            grams = per_token / KWH * self.order.terms.place.g_per_kwh * 1e6
+            grams = per_million(per_token / JOULES_PER_KWH * self.order.terms.place.g_per_kwh, 1.0)
             made.append(predicted("co2_g_per_million", grams, "g", f"decode-{kind}", WATTS))
         if self.usd_per_million is not None:
             made.append(predicted("usd_per_million", self.usd_per_million, "USD", f"decode-{kind}"))
@@ -158,8 +162,8 @@ def plan_serving(order: ServeOrder, chips: Sequence[Chip]) -> dict[str, Any]:
     if not kept:
         reasons = "; ".join(f"{one['chip']}: {one['why']}" for one in rejected[:3])
         raise UsageError(f"no way to serve {order.arch.name} keeps the limits ({reasons})")
-    kept.sort(key=lambda one: one.usd_per_million if one.usd_per_million is not None else float("inf"))
-    points = [[one.job.waiting_s, one.job.token_s, _known(one.usd_per_million)] for one in kept]
+    kept.sort(key=lambda one: or_worst(one.usd_per_million))
+    points = [[one.job.waiting_s, one.job.token_s, or_worst(one.usd_per_million)] for one in kept]
     return {
         "kind": "serve",
         "model": order.arch.name,
@@ -167,12 +171,8 @@ def plan_serving(order: ServeOrder, chips: Sequence[Chip]) -> dict[str, Any]:
         "prompt": order.prompt,
         "output": order.output,
         "dtype": order.weights,
-        "place": {"name": order.terms.place.name, "g_per_kwh": order.terms.place.g_per_kwh, "pue": order.terms.pue},
+        "place": order.terms.told,
         "plans": [one.to_json() for one in kept],
         "pareto": sorted(map(int, frontier(points, ["min"] * 3))),
         "rejected": rejected,
     }
-
-
-def _known(value: float | None) -> float:
-    return 1e18 if value is None else value

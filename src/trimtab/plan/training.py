@@ -206,13 +206,12 @@ def _elementwise(job: Training) -> float:
     """Norms, residuals, rotations, activations and dropout: two bytes a number, read and written."""
     arch, layout = job.arch, job.layout
     whole = 24 * arch.hidden / (layout.tp if layout.sequence else 1)
-    inner = arch.ffn if not arch.experts else (arch.active + arch.shared) * arch.expert_ffn
-    shared = ((6 if arch.gated else 4) * inner + 6 * arch.heads * arch.head) / layout.tp
+    shared = ((6 if arch.gated else 4) * arch.inner + 6 * arch.heads * arch.head) / layout.tp
     seconds = job.rates.stream(job.stack.traffic * (whole + shared) * job.tokens)
     if job.stack.casts:
         seconds += job.rates.stream(6 * (arch.attention_parameters + arch.dense_ffn_parameters) / layout.tp)
     if job.dtype == "fp8":
-        cast = 3 * (4 * arch.hidden + inner * arch.matrices / 2) / layout.tp * job.tokens
+        cast = 3 * (4 * arch.hidden + arch.inner * arch.matrices / 2) / layout.tp * job.tokens
         seconds += job.rates.stream(cast * job.fitted.fp8_traffic)
     return seconds + 10 * job.fitted.launch_us * 1e-6
 

@@ -134,8 +134,7 @@ def best(order: Order, chip: Chip, count: int) -> Plan | str:
         return f"has no products of both {order.dtype} and 16 bits"
     found: list[Training] = []
     nearest: Memory | None = None
-    for layout in layouts(order, chip, count):
-        memory = Memory(order.job(chip, layout))
+    for memory in tried(order, chip, count):
         if memory.verdict != "does not fit":
             found.append(memory.job)
         elif nearest is None or memory.total < nearest.total:
@@ -158,15 +157,15 @@ def _no_layout(order: Order, chip: Chip, count: int) -> str:
     return rules[0] if rules else f"{count} chips cannot be laid out as {fixed or 'any layout that is tried'}"
 
 
-def layouts(order: Order, chip: Chip, count: int) -> Iterator[Layout]:
-    """Yield the layouts that are tried, all of which keep the rules; of recomputations, the least that fits."""
+def tried(order: Order, chip: Chip, count: int) -> Iterator[Memory]:
+    """Yield what layouts keep in memory, all of which keep the rules; of recomputations, up to the least that fits."""
     plain = order.stack.attention == "plain"
     periods = ("none", "selective", "full") if plain else ("none", "operators", "full")
     for shape in _shapes(order, chip, count):
         for period in (order.fixed["recompute"],) if "recompute" in order.fixed else periods:
-            layout = replace(shape, recompute=period)
-            yield layout
-            if Memory(order.job(chip, layout)).verdict == "fits":
+            memory = Memory(order.job(chip, replace(shape, recompute=period)))
+            yield memory
+            if memory.verdict == "fits":
                 break
 
 
@@ -281,15 +280,9 @@ def choose(
         raise UsageError(_infeasible(str(about["model"]), limits, missed, rejected))
     kept.sort(key=lambda one: (one.bill.amounts[1], one.bill.seconds))
     terms = kept[0].bill.terms
-    place = {
-        "name": terms.place.name,
-        "g_per_kwh": terms.place.g_per_kwh,
-        "pue": terms.pue,
-        "source": terms.place.source,
-    }
     unbeaten = sorted(map(int, frontier([list(one.bill.amounts) for one in kept], ["min"] * 4)))
     plans_told = [one.to_json() for one in kept]
-    return {**about, "place": place, "plans": plans_told, "pareto": unbeaten, "rejected": rejected}
+    return {**about, "place": terms.told, "plans": plans_told, "pareto": unbeaten, "rejected": rejected}
 
 
 def _telling(reasons: Sequence[str]) -> str:

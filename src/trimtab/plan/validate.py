@@ -22,8 +22,6 @@ from trimtab.plan.intervals import around
 
 TABLES = Path(__file__).resolve().parents[3] / "benchmarks" / "tables"
 """Where a checkout has them."""
-
-
 EVEN, EVEN_SERVED = 26, 13
 """The byte of the hash that halves the tables most evenly, and that for the tables of served models."""
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,9 @@ import onnx
 from trimtab.errors import DataError, UsageError
 from trimtab.maths import scaling
 from trimtab.plan import chips, models, nets, trainings, units
+from trimtab.plan.carbon import WORLD
 from trimtab.plan.costs import Limits, Terms
+from trimtab.plan.evidence import read_rows
 from trimtab.plan.layout import Layout
 from trimtab.plan.servings import ServeOrder, plan_serving
 from trimtab.plan.stack import DEFAULT
@@ -25,6 +25,7 @@ from trimtab.values.chip import Chip
 TRAINED = ("bf16", "fp16", "fp8")
 """Number formats of products in a training; weights and Adam's state are kept as such trainings keep them."""
 TRAINING_WORDS = ("tokens", "samples", "seq", "count", "budget", "deadline", "stack")
+SERVING_WORDS = ("prompt", "output", "ttft", "tpot")
 LAYOUT = ("tp", "pp", "dp", "cp", "ep", "zero", "micro_batch", "interleave", "recompute")
 """Fields of a layout that can be fixed."""
 NET_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -92,17 +93,9 @@ def _check_fixed(order: trainings.Order, counts: Sequence[int]) -> None:
         raise UsageError(f"tp x pp x cp = {needed} does not divide --count {', '.join(map(str, counts))}")
     numbers = {name: fixed.get(name, 1) for name in ("tp", "pp", "dp", "cp", "ep", "micro_batch", "interleave")}
     layout = Layout(**numbers, zero=fixed.get("zero", 1), recompute=fixed.get("recompute", "none"))
-    broken = [rule for rule in layout.broken(order.arch, order.sequences) if _all_fixed(rule, fixed)]
+    broken = [text for degrees, text in layout.rules(order.arch, order.sequences) if degrees <= fixed.keys()]
     if broken:
         raise UsageError("; ".join(broken))
-
-
-def _all_fixed(rule: str, fixed: Mapping[str, Any]) -> bool:
-    """Tell whether every degree that a rule names is fixed."""
-    named = [
-        name for name in ("tp", "pp", "cp", "dp", "ep", "interleave", "micro_batch") if re.search(rf"\b{name}\b", rule)
-    ]
-    return all(name in fixed for name in named)
 
 
 def serve(words: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,6 +117,18 @@ def serve(words: Mapping[str, Any]) -> dict[str, Any]:
         _terms(words),
     )
     return plan_serving(order, _shelf(words.get("on")))
+
+
+def choose(words: Mapping[str, Any]) -> dict[str, Any]:
+    """Plan a training where tokens or samples were given, else serving.
+
+    Raises:
+        UsageError: as `train` and `serve`, or words of the one were given for the other.
+    """
+    if not words.get("tokens") and not words.get("samples"):
+        return serve(words)
+    _only(words, SERVING_WORDS, "a training; leave --tokens and --samples out to plan serving")
+    return train(words)
 
 
 def forecast(path: Path, compute: float | None = None) -> dict[str, Any]:
@@ -167,11 +172,7 @@ def _curve(found: scaling.Forecast, operations: float, runs: Any) -> list[dict[s
 
 
 def _runs(path: Path) -> Any:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"table {path} cannot be read: {error}") from error
+    rows = read_rows(path)
     columns = {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}
     named = {want: next((columns[one] for one in known if one in columns), None) for want, known in ALIASES.items()}
     missing = [want for want, name in named.items() if name is None]
@@ -227,7 +228,7 @@ def _counts(text: str | None) -> list[int]:
 
 
 def _terms(words: Mapping[str, Any]) -> Terms:
-    return Terms.of(words.get("region") or "WLD", bool(words.get("spot")), words.get("price"))
+    return Terms.of(words.get("region") or WORLD, bool(words.get("spot")), words.get("price"))
 
 
 def _limits(words: Mapping[str, Any]) -> Limits:

@@ -87,11 +87,17 @@ def advice(told: Mapping[str, Any]) -> str:
     )
 
 
-def _listed(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield plans, those that none beats first and with a star."""
+def listed(document: Mapping[str, Any], most: int = MOST) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield so many plans, those that none beats first and with a star."""
     plans, unbeaten = document["plans"], set(document["pareto"])
     order = sorted(range(len(plans)), key=lambda place: (place not in unbeaten, place))
-    return (("*" if place in unbeaten else "", plans[place]) for place in order[:MOST])
+    return (("*" if place in unbeaten else "", plans[place]) for place in order[:most])
+
+
+def law_words(law: Mapping[str, float]) -> str:
+    """Write a scaling law."""
+    size, data = (f"{law[a]:.4g} / {n}^{law[b]:.3f}" for a, n, b in (("A", "N", "alpha"), ("B", "D", "beta")))
+    return f"L(N, D) = {law['E']:.3f} + {size} + {data}"
 
 
 def _title(document: Mapping[str, Any]) -> str:
@@ -102,7 +108,7 @@ def _title(document: Mapping[str, Any]) -> str:
 def _wide(document: Mapping[str, Any]) -> Table:
     names = columns(document)
     table = table_of(_title(document), "", "!chips", "layout", *(f">{NAMES[name]}" for name in names))
-    for star, plan in _listed(document):
+    for star, plan in listed(document):
         cells = [_cell(plan["figures"].get(name), name) for name in names]
         table.add_row(star, f"{plan['count']} x {plan['chip']}", plan["layout"], *cells)
     return table
@@ -111,7 +117,7 @@ def _wide(document: Mapping[str, Any]) -> Table:
 def _narrow(document: Mapping[str, Any]) -> Table:
     names = columns(document)[:MOST_NARROW]
     table = table_of(_title(document), "", "chips and layout", *(f">{NAMES[name]}" for name in names))
-    for star, plan in _listed(document):
+    for star, plan in listed(document):
         cells = [number(plan["figures"].get(name), name) for name in names]
         table.add_row(star, f"{plan['count']} x {plan['chip']}\n{plan['layout']}", *cells)
     return table
@@ -159,16 +165,15 @@ def _why_not(rejected: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
 
 def forecast(document: Mapping[str, Any]) -> RenderableType:
     """Show the law, what the budget is best spent on, and what the runs cannot tell."""
-    law, best, interval = document["law"], document["best"], document["interval"]
+    best, interval = document["best"], document["interval"]
     table = table_of("scaling law, fitted; intervals of 90%", "", ">value", "interval")
-    words = f"L(N, D) = {law['E']:.3f} + {law['A']:.4g} / N^{law['alpha']:.3f} + {law['B']:.4g} / D^{law['beta']:.3f}"
     low, high = interval["parameters"]
     table.add_row("best parameters", quantity_of(best["parameters"]), f"{quantity_of(low)} to {quantity_of(high)}")
     table.add_row("best tokens", quantity_of(best["tokens"]), "")
     table.add_row("loss", f"{best['loss']:.4f}", f"{interval['loss'][0]:.4f} to {interval['loss'][1]:.4f}")
     for name, value in document["marginal"].items():
         table.add_row(f"one percent more: {name}", f"−{value:.5f}", "")
-    told = [f"{words}, on {document['fitted_on']} runs, for {document['compute']:.3g} operations"]
+    told = [f"{law_words(document['law'])}, on {document['fitted_on']} runs, for {document['compute']:.3g} operations"]
     if document["left_out"]:
         told.append(f"{len(document['left_out'])} runs are left out: no law fits them together with the others")
     told += [f"not known: {one}" for one in document["unidentified"]]

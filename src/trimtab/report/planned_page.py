@@ -11,7 +11,7 @@ from trimtab.report.document import Value
 from trimtab.report.markup import Markup, join, tag
 from trimtab.report.page import document_page
 from trimtab.report.parts import cell, section, table
-from trimtab.report.planned import NAMES, advice, columns, ends, number, quantity_of
+from trimtab.report.planned import NAMES, advice, columns, ends, law_words, listed, number, quantity_of
 from trimtab.report.plot import Axes, Canvas, Mark, axis_names, both, canvas, grid, label_marks, line, words
 from trimtab.report.scale import span
 
@@ -105,15 +105,13 @@ def _colour(energy: float | None, energies: Sequence[float]) -> str:
 
 
 def _table(document: Mapping[str, Any]) -> Markup:
-    names, unbeaten = columns(document), set(document["pareto"])
+    names = columns(document)
     head = ["Chips", "Layout", *(NAMES[name].replace("\n", " ") for name in names)]
-    order = sorted(range(len(document["plans"])), key=lambda place: (place not in unbeaten, place))
     rows = []
-    for place in order[:MOST]:
-        plan = document["plans"][place]
+    for star, plan in listed(document, MOST):
         first = tag("th", f"{plan['count']} x {plan['chip']}", scope="row", style="white-space: nowrap")
         cells = [_number(plan["figures"].get(name), name, title) for name, title in zip(names, head[2:], strict=True)]
-        kind = "is-chosen-row" if place in unbeaten else None
+        kind = "is-chosen-row" if star else None
         layout = cell("Layout", tag("code", plan["layout"], class_="recipe"), kind="what")
         rows.append(tag("tr", first, layout, *cells, class_=kind))
     lead = f"{len(document['plans'])} plans keep the limits; those that none beats in everything come first."
@@ -166,8 +164,7 @@ def _why_not(document: Mapping[str, Any]) -> Markup | None:
 
 def forecast_page(document: Mapping[str, Any]) -> str:
     """Return the page of a forecast's document: runs, the law, its interval and the budget."""
-    law, best = document["law"], document["best"]
-    words_ = f"L(N, D) = {law['E']:.3f} + {law['A']:.4g} / N^{law['alpha']:.3f} + {law['B']:.4g} / D^{law['beta']:.3f}"
+    best = document["best"]
     low, high = document["interval"]["parameters"]
     told = [
         f"{document['compute']:.3g} operations are best spent on {quantity_of(best['parameters'])} parameters "
@@ -175,7 +172,7 @@ def forecast_page(document: Mapping[str, Any]) -> str:
         f"{best['loss']:.3f} ({document['interval']['loss'][0]:.3f} to {document['interval']['loss'][1]:.3f}).",
         *(f"Not known: {one}." for one in document["unidentified"]),
     ]
-    lead = f"{words_}, fitted on {document['fitted_on']} runs"
+    lead = f"{law_words(document['law'])}, fitted on {document['fitted_on']} runs"
     header = tag("header", tag("h1", "Scaling law"), tag("p", lead, class_="lead"), *(tag("p", one) for one in told))
     draw = both(lambda width: _draw_law(width, document), 760, 380)
     about = "Points are runs; the line is the best loss for so many operations, dashed its 90% interval."

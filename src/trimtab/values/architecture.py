@@ -96,6 +96,11 @@ class Architecture:
         return self.matrices * self.hidden * self.expert_ffn
 
     @property
+    def inner(self) -> int:
+        """Width of what a token goes through between the feed-forward products of a layer."""
+        return (self.active + self.shared) * self.expert_ffn if self.experts else self.ffn
+
+    @property
     def expert_layers(self) -> int:
         """Layers that have experts."""
         return self.layers - self.dense_layers if self.experts else 0

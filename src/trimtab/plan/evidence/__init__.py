@@ -10,7 +10,7 @@ import csv
 import importlib
 import math
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -81,17 +81,18 @@ def read(folder: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, Case | S
     for path in paths:
         if only and not path.name.startswith(tuple(only)):
             continue
-        rows = list(_rows(path))
+        rows = read_rows(path)
         if path.name in known:
             yield from ((path.name, one) for one in _cases(known[path.name], path, rows))
         else:
             yield from ((path.name, Skipped(f"{path.name} holds no quantity that is planned")) for _ in rows)
 
 
-def _rows(path: Path) -> Iterable[Row]:
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a table, cells that are missing as empty; raises DataError where it cannot be read."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            yield from csv.DictReader(file, restval="")
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file, restval=""))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"table {path} cannot be read: {error}") from error
 
