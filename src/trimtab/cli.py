@@ -111,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     _verify_words(verbs.add_parser("verify", help="test a bundle's promise on the sealed split"))
     _plan_words(verbs.add_parser("plan", help="predict time, memory, money, energy and CO2 before they are spent"))
     _forecast_words(verbs.add_parser("forecast", help="fit a scaling law to runs, and say what to spend compute on"))
+    _calibrate_words(verbs.add_parser("calibrate", help="measure this machine, for plans with --on here"))
     _validate_words(verbs.add_parser("validate", help="hold the planner against published measurements"))
     report = _verb(verbs.add_parser("report", help="print a run's tab and write its page"), _report)
     report.add_argument("run", metavar="RUN", help="run folder")
@@ -188,6 +189,8 @@ def _verify_words(words: argparse.ArgumentParser) -> None:
 def _plan_words(words: argparse.ArgumentParser) -> None:
     kinds = words.add_subparsers(title="what", required=True, metavar="WHAT")
     train = _verb(kinds.add_parser("train", help="a training: how long, on what, for how much"), _plan_train)
+    train.add_argument("--measured", type=Path, metavar="RUNS", help="runs (CSV or tab) to be held against their plans")
+    train.add_argument("--explain-miss", action="store_true", help="with --measured: which term of a plan was off")
     _planned_words(train)
     _training_words(train)
     serve = _verb(kinds.add_parser("serve", help="serving: latency, throughput, price of tokens"), _plan_serve)
@@ -200,8 +203,11 @@ def _plan_words(words: argparse.ArgumentParser) -> None:
 
 
 def _planned_words(words: argparse.ArgumentParser) -> None:
-    words.add_argument("model", metavar="MODEL", help="gpt:175b, llama3:8b, hf:FOLDER, resnet50, onnx:FILE")
-    words.add_argument("--on", action="append", metavar="CHIP", help="a100-sxm-80gb, or one's own file; all by default")
+    words.add_argument("model", metavar="MODEL", help="gpt:175b, llama3:8b, hf:FOLDER, resnet50, onnx:FILE, zoo:resnet")
+    words.add_argument(
+        "--on", action="append", metavar="CHIP", help="a100-sxm-80gb, one's own file, or here; all chips by default"
+    )
+    words.add_argument("--task", metavar="TASK", help="what a net that is opened (zoo:, torch:, keras:) runs on")
     words.add_argument(
         "--batch",
         type=number(int, 1),
@@ -215,6 +221,7 @@ def _planned_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("--price", type=number(float, 0), metavar="USD", help="of a chip and hour, for the list's")
     words.add_argument("--spot", action="store_true", help="interruptible prices, where they are known")
     words.add_argument("--page", type=Path, metavar="FILE", help="write the plan as a page of HTML")
+    words.add_argument("--out", type=Path, metavar="RUN", help="append every figure to this run folder's tab")
 
 
 def _training_words(words: argparse.ArgumentParser) -> None:
@@ -255,19 +262,22 @@ def _validate_words(words: argparse.ArgumentParser) -> None:
 
 
 def _plan_train(words: argparse.Namespace) -> int:
-    from trimtab.plan.verbs import train
+    from trimtab.planner import missed, train
 
+    if words.measured:
+        show(words, missed(vars(words)), "misses")
+        return KEPT
     return _show_plan(words, train(vars(words)), "planned")
 
 
 def _plan_serve(words: argparse.Namespace) -> int:
-    from trimtab.plan.verbs import serve
+    from trimtab.planner import serve
 
     return _show_plan(words, serve(vars(words)), "planned")
 
 
 def _choose(words: argparse.Namespace) -> int:
-    from trimtab.plan.verbs import choose
+    from trimtab.planner import choose
 
     return _show_plan(words, choose(vars(words)), "planned")
 
@@ -276,6 +286,23 @@ def _forecast(words: argparse.Namespace) -> int:
     from trimtab.plan.verbs import forecast
 
     return _show_plan(words, forecast(words.runs, words.compute), "forecast")
+
+
+def _calibrate_words(words: argparse.ArgumentParser) -> None:
+    _verb(words, _calibrate)
+    words.add_argument("models", nargs="*", metavar="MODEL", help="nets of one's own to be measured beside the zoo's")
+    words.add_argument("--task", default="", metavar="TASK", help="what they run on")
+    words.add_argument("--batch", type=number(int, 1), default=16, metavar="N", help="examples of their steps")
+
+
+def _calibrate(words: argparse.Namespace) -> int:
+    from trimtab.calibrate import calibrate
+    from trimtab.report.progress import Live
+
+    with Live() as progress:
+        document = calibrate(words.models, words.task, words.batch, progress.doing)
+    show(words, document, "calibration")
+    return KEPT
 
 
 def _validate(words: argparse.Namespace) -> int:
@@ -287,6 +314,10 @@ def _validate(words: argparse.Namespace) -> int:
 
 def _show_plan(words: argparse.Namespace, document: Mapping[str, Any], kind: str) -> int:
     show(words, document, kind)
+    if getattr(words, "out", None):
+        from trimtab.planner import write_tab
+
+        write_tab(document, words.out)
     if words.page:
         from trimtab.report.page import write_page
         from trimtab.report.planned_page import PAGES

@@ -40,7 +40,7 @@ def test_active_parameters_are_those_published(name):
 
 def test_near_names_are_told():
     with pytest.raises(UnknownName, match="did you mean llama3:70b"):
-        models.parse("llama3:71b")
+        models.parse("llama3:70bb")
 
 
 LLAMA = {

@@ -71,12 +71,19 @@ def test_limits_are_kept_and_reasons_told():
         (ServeOrder(LLAMA, tpot_s=1e-4), "each token takes"),
         (ServeOrder(models.named("gpt:175b"), tp=1), "GiB a chip for one sequence"),
         (ServeOrder(LLAMA, tp=3), "tp=3 does not divide the 32 heads"),
-        (ServeOrder(LLAMA, weights="fp4"), "no products of both fp4"),
     ],
 )
 def test_what_cannot_be_served_is_said(order, message):
     with pytest.raises(UsageError, match=message):
         plan_serving(order, [H100])
+
+
+def test_weights_of_four_bits_are_read_sooner_where_products_stay_in_sixteen():
+    whole, packed = Serving(LLAMA, H100, 512, 128), Serving(LLAMA, H100, 512, 128, weights="fp4")
+    assert packed.products == "bf16"
+    assert packed.token_s < 0.5 * whole.token_s
+    assert packed.first_token_s == pytest.approx(whole.first_token_s, rel=0.15)
+    assert packed.memory_bytes < 0.4 * whole.memory_bytes
 
 
 def test_numbers_are_checked():

@@ -12,10 +12,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from trimtab.fit import attention, blocks
@@ -136,3 +138,21 @@ def _unfused() -> Iterator[None]:
                 yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def written(module: nn.Module, arguments: tuple[Tensor, ...]) -> int:
+    """Return the numbers that layers with operations write for the first example."""
+    found = 0
+
+    def add(layer: nn.Module, given: Any, result: Any) -> None:
+        nonlocal found
+        found += sum(value.numel() for value in tree_leaves(result) if isinstance(value, Tensor))
+
+    hooks = [module.get_submodule(n).register_forward_hook(add) for n in operations_of_layers(module, arguments)]
+    try:
+        with torch.no_grad():
+            module(*(argument[:1] for argument in arguments))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

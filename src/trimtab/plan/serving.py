@@ -32,7 +32,7 @@ class Serving:
     """Sequences at once."""
     tp: int = 1
     weights: str = "bf16"
-    """Number format of weights and products."""
+    """Number format of weights, and of products where the chip has them in it; else those are in bf16."""
     cache: str = "bf16"
     """Number format of keys and values."""
     fitted: Constants = field(default_factory=constants)
@@ -49,6 +49,11 @@ class Serving:
     def rates(self) -> Rates:
         """What the chip does a second."""
         return Rates(self.chip, self.fitted)
+
+    @property
+    def products(self) -> str:
+        """Number format of products."""
+        return self.weights if self.chip.has(self.weights) else "bf16"
 
     @property
     def weight_bytes(self) -> float:
@@ -119,7 +124,7 @@ class Serving:
         tokens = self.batch * (1 + self.prompt / self.output)
         operations = 2 * self.arch.active_parameters * tokens / self.tp
         cached = self.batch * (self.prompt + self.output / 2) * self.token_bytes
-        peak, wide = self.chip.peak(self.weights) * 1e12, self.chip.bandwidth_gbs * 1e9
+        peak, wide = self.chip.peak(self.products) * 1e12, self.chip.bandwidth_gbs * 1e9
         return min(1.0, operations / seconds / peak), min(1.0, (self._read_bytes + cached) / seconds / wide)
 
     @property
@@ -159,7 +164,7 @@ class Serving:
         return seconds + 2 * self._talk_s(tokens)
 
     def _products_s(self, products: list[Product] | tuple[Product, ...]) -> float:
-        rate = self.rates.product_rate(self.weights) * self.fitted.serve_product
+        rate = self.rates.product_rate(self.products) * self.fitted.serve_product
         size = DTYPE_BYTES[self.weights]
         return sum(
             math.hypot(p.operations / rate, p.count * p.k * p.n * size / self._reading)

@@ -116,9 +116,8 @@ class ServePlan:
 
 def ways(order: ServeOrder, chip: Chip) -> Iterator[ServePlan | str]:
     """Yield the best way for each number of chips, or the reason why there is none."""
-    if chip.kind == "cpu" or not chip.has(order.weights) or not chip.has("bf16"):
-        lacks = f"has no products of both {order.weights} and 16 bits"
-        yield "a host processor, not an accelerator" if chip.kind == "cpu" else lacks
+    if chip.kind == "cpu" or not chip.has("bf16"):
+        yield "a host processor, not an accelerator" if chip.kind == "cpu" else "has no products of 16 bits"
         return
     for tp in (order.tp,) if order.tp else [tp for tp in TPS if tp <= max(1, chip.link_chips)]:
         if order.arch.heads % tp:

@@ -12,7 +12,7 @@ import onnx
 
 from trimtab.errors import DataError, UsageError
 from trimtab.maths import scaling
-from trimtab.plan import chips, models, nets, trainings, units
+from trimtab.plan import chips, misses, models, nets, trainings, units
 from trimtab.plan.carbon import WORLD
 from trimtab.plan.costs import Limits, Terms
 from trimtab.plan.evidence import read_rows
@@ -33,8 +33,8 @@ ALIASES = {"parameters": ("parameters", "params", "n"), "tokens": ("tokens", "sa
 """What the columns of a table of runs may be called, whatever their case."""
 
 
-def train(words: Mapping[str, Any]) -> dict[str, Any]:
-    """Plan a training; words: the command's, see `trimtab plan train --help`.
+def train(words: Mapping[str, Any], net: nets.Work | None = None) -> dict[str, Any]:
+    """Plan a training; words: the command's, see `trimtab plan train --help`; a net that was opened instead of a name.
 
     Raises:
         UsageError: something cannot be read, contradicts itself, or cannot be kept; says what would.
@@ -44,32 +44,64 @@ def train(words: Mapping[str, Any]) -> dict[str, Any]:
     dtype = words.get("dtype") or "bf16"
     if dtype not in TRAINED:
         raise UsageError(f"trainings are planned in {', '.join(TRAINED)}, got {dtype}")
-    net = _net(str(words["model"]))
+    net = net or _net(str(words["model"]))
     if net is not None:
-        _only(words, (*LAYOUT, "tokens", "seq", "stack"), f"{net.name}, which trains on samples with data parallelism")
+        only(words, (*LAYOUT, "tokens", "seq", "stack"), f"{net.name}, which trains on samples with data parallelism")
         samples = units.count(_needed(words, "samples", "1.28e6x90"))
         order = nets.NetOrder(net, samples, words.get("batch") or 256, dtype, terms, limits)
         about = {"kind": "train", "model": net.name, "parameters": net.parameters, "samples": samples}
         found = ((chip, nets.ways(order, chip, counts or NET_COUNTS)) for chip in shelf)
         return trainings.choose(about | {"batch": order.batch, "dtype": order.dtype}, limits, found)
-    _only(words, ("samples",), f"{words['model']}, which trains on --tokens")
-    fixed = {name: words[name] for name in LAYOUT if words.get(name) is not None}
-    plan = trainings.Order(
+    only(words, ("samples",), f"{words['model']}, which trains on --tokens")
+    plan = _order(words, dtype, units.count(_needed(words, "tokens", "300e9")))
+    _check_fixed(plan, counts)
+    return trainings.plan(plan, shelf, counts or _counts_of(plan.fixed) or trainings.COUNTS)
+
+
+def _order(words: Mapping[str, Any], dtype: str, tokens: float) -> trainings.Order:
+    return trainings.Order(
         models.parse(str(words["model"])),
-        units.count(_needed(words, "tokens", "300e9")),
+        tokens,
         words.get("seq") or 2048,
         words.get("batch") or 0,
         dtype,
         words.get("stack") or DEFAULT,
-        fixed,
-        terms,
-        limits,
+        {name: words[name] for name in LAYOUT if words.get(name) is not None},
+        _terms(words),
+        _limits(words),
     )
-    _check_fixed(plan, counts)
-    return trainings.plan(plan, shelf, counts or _counts_of(fixed) or trainings.COUNTS)
 
 
-def _only(words: Mapping[str, Any], others: Sequence[str], what: str) -> None:
+def missed(words: Mapping[str, Any], path: Path, explain: bool = False) -> dict[str, Any]:
+    """Hold measured runs against their plans; a run's own columns stand before the command's words.
+
+    Raises:
+        UsageError: a run cannot be planned for; tells its line.
+        DataError: the table cannot be read.
+    """
+    found: list[misses.Miss] = []
+    for line, run in enumerate(misses.read_runs(path), 2):
+        told = {**words, **run}
+        try:
+            chip, count = _one_chip(told), _counts(told.get("count"))
+            order = _order(told, told.get("dtype") or "bf16", 1.0)
+            _check_fixed(order, count)
+            found += misses.misses_of(order, chip, (count or _counts_of(order.fixed) or [1])[0], run)
+        except UsageError as error:
+            raise UsageError(f"{path}, line {line}: {error}") from error
+    terms = {"terms": misses.explained(found)} if explain else {}
+    return {"kind": "misses", "model": words["model"], "runs": [one.to_json() for one in found], **terms}
+
+
+def _one_chip(words: Mapping[str, Any]) -> Chip:
+    named = words.get("on")
+    names = [named] if isinstance(named, str) else list(named or ())
+    if len(names) != 1:
+        raise UsageError("which chip did it run on? a column `on`, or --on with one chip")
+    return chips.load(names[0])
+
+
+def only(words: Mapping[str, Any], others: Sequence[str], what: str) -> None:
     """Raise UsageError where words were given that mean nothing here."""
     given = [f"--{name.replace('_', '-')}" for name in others if words.get(name) is not None]
     if given:
@@ -104,7 +136,7 @@ def serve(words: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: something cannot be read, or no way keeps the limits.
     """
-    _only(words, (*(name for name in LAYOUT if name != "tp"), *TRAINING_WORDS), "serving")
+    only(words, (*(name for name in LAYOUT if name != "tp"), *TRAINING_WORDS), "serving")
     order = ServeOrder(
         models.parse(str(words["model"])),
         words.get("prompt") or 1024,
@@ -127,7 +159,7 @@ def choose(words: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not words.get("tokens") and not words.get("samples"):
         return serve(words)
-    _only(words, SERVING_WORDS, "a training; leave --tokens and --samples out to plan serving")
+    only(words, SERVING_WORDS, "a training; leave --tokens and --samples out to plan serving")
     return train(words)
 
 

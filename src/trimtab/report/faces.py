@@ -109,5 +109,7 @@ FACES: Mapping[str, Callable[[Mapping[str, Any]], RenderableType]] = {
     "result": render,
     "planned": planned.planned,
     "forecast": planned.forecast,
+    "calibration": planned.calibration,
+    "misses": planned.misses,
     "validation": planned.validation,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -18,7 +19,15 @@ WIDE, MOST_NARROW = 130, 4
 """Columns of a terminal from which everything is shown, and figures that are on narrower ones."""
 TRAINED = ("days", "money_usd", "energy_mwh", "co2_t", "mfu", "memory_gib")
 SERVED = ("ttft_ms", "tpot_ms", "tokens_per_s", "usd_per_million", "energy_j_per_token", "memory_gib")
+STEPS = ("step_ms", "samples_per_s", "memory_gib", "energy_j", "hours", "money_usd", "energy_kwh", "co2_kg")
+COMPARED = {"train": TRAINED, "serve": SERVED, "step": STEPS}
 NAMES = {
+    "step_ms": "ms a\nstep",
+    "samples_per_s": "samples/s",
+    "energy_j": "J a\nstep",
+    "hours": "hours",
+    "energy_kwh": "kWh",
+    "co2_kg": "kg CO2",
     "days": "days",
     "money_usd": "USD",
     "energy_mwh": "MWh",
@@ -31,13 +40,26 @@ NAMES = {
     "usd_per_million": "USD a\nmillion",
     "energy_j_per_token": "J a\ntoken",
 }
+SMALLER = {
+    "days": (("h", 24.0), ("min", 1440.0), ("s", 86400.0), ("ms", 8.64e7)),
+    "energy_mwh": (("kWh", 1e3), ("Wh", 1e6), ("mWh", 1e9)),
+    "co2_t": (("kg", 1e3), ("g", 1e6), ("mg", 1e9)),
+    "hours": (("min", 60.0), ("s", 3600.0)),
+    "energy_kwh": (("Wh", 1e3), ("mWh", 1e6)),
+    "co2_kg": (("g", 1e3), ("mg", 1e6)),
+}
+"""Units of what is small in its column's, and how many there are in that."""
+LITTLE = 0.01
+MIB = 2.0**20
+MEMORY = ("measured_bytes", "predicted_bytes")
 DETAILS = 3
 """Plans that were asked for are told in full up to this many."""
 
 
 def columns(document: Mapping[str, Any]) -> Sequence[str]:
     """Return the figures that a document's plans are compared by."""
-    return TRAINED if document["kind"] == "train" else SERVED
+    told = {name for plan in document["plans"] for name in plan["figures"]}
+    return [name for name in COMPARED[document["kind"]] if document["kind"] != "step" or name in told]
 
 
 def number(figure: Mapping[str, Any] | None, name: str) -> str:
@@ -47,6 +69,9 @@ def number(figure: Mapping[str, Any] | None, name: str) -> str:
     value = figure["value"]
     if name == "mfu":
         return f"{value:.0%}"
+    if 0 < value < LITTLE and name in SMALLER:
+        unit, many = next((each for each in SMALLER[name] if value * each[1] >= 1), SMALLER[name][-1])
+        return f"{value * many:.3g} {unit}"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
@@ -147,9 +172,45 @@ def _details(plan: Mapping[str, Any]) -> Table:
     memory = sorted(plan.get("memory_parts", {}).items(), key=lambda pair: -pair[1])
     for place in range(max(len(time), len(memory))):
         left = (time[place][0], f"{time[place][1]:.1%}") if place < len(time) else ("", "")
-        right = (memory[place][0], f"{memory[place][1]:.1f}") if place < len(memory) else ("", "")
+        right = (memory[place][0], f"{memory[place][1]:.3g}") if place < len(memory) else ("", "")
         table.add_row(*left, *right)
     return table
+
+
+def calibration(document: Mapping[str, Any]) -> RenderableType:
+    """Show how far off the calibration's own nets are, each told from costs that the others were fitted on."""
+    table = table_of(
+        f"{document['cpu']}, measured {document['date']}: whole steps told from their operators",
+        "net", "phase", ">batch", ">threads", ">measured ms", ">told ms", ">off", ">measured MiB", ">told MiB",
+    )  # fmt: skip
+    for one in document["checks"]:
+        memory = [f"{one[name] / MIB:,.0f}" if one["measured_bytes"] else "–" for name in MEMORY]
+        steps = (f"{1e3 * one[name]:,.2f}" for name in ("measured_s", "predicted_s"))
+        table.add_row(
+            one["model"], one["phase"], f"{one['batch']}", f"{one['threads']}", *steps, f"{one['error']:+.0%}", *memory
+        )
+    errors = [abs(one["error"]) for one in document["checks"]]
+    told = f"half of them within {median(errors):.0%}; {sum(document['operators'].values())} operators timed"
+    return Group(table, Text(told), Text(f"profile: {document['profile']}", style="dim"))
+
+
+def misses(document: Mapping[str, Any]) -> RenderableType:
+    """Show measured runs beside their plans, and which term would have to be another."""
+    table = table_of(f"{document['model']}: measured runs", "run", "figure", ">measured", ">told", "of 90%", ">off")
+    for one in document["runs"]:
+        ends = f"{one['low']:.4g} to {one['high']:.4g}{'' if one['inside'] else ' *'}"
+        values = (f"{one[name]:.4g}" for name in ("measured", "predicted"))
+        table.add_row(one["label"], one["quantity"], *values, ends, f"{one['error']:+.1%}")
+    shown: list[RenderableType] = [table]
+    if not all(one["inside"] for one in document["runs"]):
+        shown.append(Text("* measured outside of what nine of ten should lie in", style="dim"))
+    if "terms" in document:
+        terms = table_of("one factor on one term, the likeliest first", "of", "term", ">factor", ">off", ">then")
+        for one in document["terms"]:
+            left = (f"{one[name]:.1%}" for name in ("before", "left"))
+            terms.add_row(one["of"], one["term"], f"{one['factor']:.2f}", *left)
+        shown.append(terms)
+    return Group(*shown)
 
 
 def _why_not(rejected: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:

@@ -19,13 +19,20 @@ MOST = 40
 """Plans in the table; all of them are points of the picture."""
 COLOURS = ("#00705a", "#2f8f4e", "#8aa02c", "#c99a1b", "#c8641c", "#a3261a")
 """From little energy to much."""
+WHAT = {"train": "training", "serve": "serving", "step": "a step on this machine"}
+AXES = {
+    "train": ("days", "money_usd", "energy_mwh"),
+    "serve": ("tpot_ms", "usd_per_million", "energy_j_per_token"),
+    "step": ("step_ms", "energy_j", "energy_j"),
+}
+"""Figures across, up and as colour, by the kind of a document."""
 SHADES = ("#0b66a8", "#00705a", "#8a5a00", "#7a3fa0", "#b3400a", "#4b6cb7", "#5f7a00", "#80868f", "#3d434c", "#a8436b")
 """Of the parts of a bar."""
 
 
 def plans_page(document: Mapping[str, Any]) -> str:
     """Return the page of a plan's document."""
-    title = f"{document['model']}: {'training' if document['kind'] == 'train' else 'serving'} planned"
+    title = f"{document['model']}: {WHAT[document['kind']]} planned"
     parts = [_intro(document, title), _picture(document), _table(document), *_bars(document), _why_not(document)]
     return document_page(title, *(part for part in parts if part))
 
@@ -49,9 +56,7 @@ def _intro(document: Mapping[str, Any], title: str) -> Markup:
 
 def _axes(document: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the figures across, up and as colour."""
-    if document["kind"] == "train":
-        return "days", "money_usd", "energy_mwh"
-    return "tpot_ms", "usd_per_million", "energy_j_per_token"
+    return AXES[document["kind"]]
 
 
 def _picture(document: Mapping[str, Any]) -> Markup | None:
@@ -70,9 +75,8 @@ def _picture(document: Mapping[str, Any]) -> Markup | None:
     if len(marks) < 2:
         return None
     lead = "Left and down is better; colour is energy, from green, little, to red; labelled ones are beaten by none."
-    return section(
-        "Time against money", lead, tag("figure", both(lambda width: _draw(width, marks, (across, up)), 760, 380))
-    )
+    drawn = tag("figure", both(lambda width: _draw(width, marks, (across, up)), 760, 380))
+    return section(f"Time against {'energy' if document['kind'] == 'step' else 'money'}", lead, drawn)
 
 
 def _draw(width: int, marks: Sequence[tuple[Mark, float | None]], names: tuple[str, str]) -> Markup:

@@ -58,6 +58,10 @@ class Skipped:
     reason: str
 
 
+class NotPlanned(TrimtabError):
+    """Raised of a row that the planner cannot plan for; its message is the reason."""
+
+
 Found = Iterator[Case | Skipped]
 
 
@@ -107,13 +111,17 @@ def _cases(module: ModuleType, path: Path, rows: list[Row]) -> Iterator[Case | S
 
 
 def by_row(read_row: Callable[[str, Row], Iterator[Case | Skipped]]) -> Callable[[str, Sequence[Row]], Found]:
-    """Make a reader of tables of a reader of rows; its errors name the line."""
+    """Make a reader of tables of a reader of rows: what is not planned is skipped, errors name the line."""
 
     def cases(table: str, rows: Sequence[Row]) -> Found:
         for line, row in enumerate(rows, 2):
             try:
                 yield from read_row(table, row)
-            except (ValueError, TypeError, AttributeError, ZeroDivisionError, TrimtabError) as error:
+            except TrimtabError as reason:
+                yield Skipped(str(reason))
+            except ZeroDivisionError:
+                yield Skipped("degrees of parallelism that its chips cannot have")
+            except (ValueError, TypeError, AttributeError) as error:
                 raise ValueError(f"line {line}: {error}") from error
 
     return cases

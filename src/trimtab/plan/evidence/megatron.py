@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from trimtab.plan import chips
 from trimtab.plan.evidence import Case, Row, Skipped, by_row, system_of, whole
+from trimtab.plan.evidence._names import chip
 from trimtab.plan.layout import Layout
 from trimtab.plan.stack import stack
 from trimtab.plan.training import Training, regime_of
@@ -37,7 +37,7 @@ def _job(row: Row, layout: Layout, program: str = "megatron-2021") -> Training:
     hidden, seq = int(row["hidden"]), int(row["seq_len"])
     arch = Architecture("gpt", int(row["layers"]), hidden, int(row["heads"]), 4 * hidden, VOCAB, positions=seq)
     batch = int(row["global_batch_seqs"])
-    return Training(arch, chips.load(row["gpu"].lower()), batch, seq, layout, stack(program))
+    return Training(arch, chip(row["gpu"]), batch, seq, layout, stack(program))
 
 
 def counted(job: Training) -> float:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from trimtab.maths.transformer import model_operations
-from trimtab.plan import chips, models
+from trimtab.plan import models
 from trimtab.plan.evidence import Case, Row, Skipped, by_row
+from trimtab.plan.evidence._names import chip
 from trimtab.plan.layout import Layout
 from trimtab.plan.nets import RESNET50, NetTraining
 from trimtab.plan.rates import constants
@@ -30,19 +31,6 @@ EPOCHS = 5000.0
 """`mean_last_progress` of BERT below this counts something else."""
 CARDS = re.compile(r"(\d+) ?x (?:(?!\d+ ?x ).)*?(\d+) ?Gb", re.IGNORECASE)
 """Network cards, and the 1e9 bits a second of each."""
-NOISE = re.compile(r"nvidia|amd|intel|\(.*\)| cts")
-
-
-def chip_of(text: str) -> Chip | None:
-    """Return the chip that a submitter means, or None.
-
-    >>> chip_of("NVIDIA A100-SXM4-80GB (400W)").name, chip_of("NVIDIA A30").name, chip_of("N/A")
-    ('a100-sxm-80gb', 'a30-24gb', None)
-    """
-    word = NOISE.sub("", text.lower()).strip().replace(" ", "-")
-    word = re.sub(r"sxm\d", "sxm", re.sub(r"-+", "-", word))
-    fits = [name for name in chips.names() if name == word or name.startswith(f"{word}-")]
-    return chips.load(fits[0]) if fits and word else None
 
 
 def network_gbs(text: str, chips_of_node: int) -> float:
@@ -68,14 +56,12 @@ def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
 def _case(table: str, row: Row) -> Case | Skipped:
     if row["benchmark"] not in ("resnet", "bert"):
         return Skipped(f"MLPerf {row['benchmark']}: its net is not planned")
-    chip = chip_of(row["accelerator"])
-    if chip is None:
-        return Skipped(
-            f"MLPerf on {row['accelerator']}: no such chip" if row["accelerator"] != "N/A" else "MLPerf on CPUs"
-        )
+    if row["accelerator"] == "N/A":
+        return Skipped("MLPerf on CPUs")
+    gpu = chip(row["accelerator"])
     near = int(row["accel_per_node"])
-    network = network_gbs(row["host_net"], near) or chip.network_gbs
-    chip = replace(chip, link_chips=near, network_gbs=network)
+    network = network_gbs(row["host_net"], near) or gpu.network_gbs
+    gpu = replace(gpu, link_chips=near, network_gbs=network)
     if row["division"] != "closed":
         return Skipped("MLPerf open division: another net or target")
     count, batch = int(float(row["nodes"])) * int(row["accel_per_node"]), int(row["global_batch_size"])
@@ -83,34 +69,34 @@ def _case(table: str, row: Row) -> Case | Skipped:
     if row["benchmark"] == "bert" and progress < EPOCHS:
         return Skipped("MLPerf BERT whose progress is not told in sequences")
     seconds, ideal = (
-        _resnet(chip, count, batch, progress)
+        _resnet(gpu, count, batch, progress)
         if row["benchmark"] == "resnet"
-        else _bert(chip, count, batch, progress, row)
+        else _bert(gpu, count, batch, progress, row)
     )
     return Case(
         f"{table}:{row['benchmark']}",
         "minutes",
-        f"{row['round']} {row['submitter']} {count} x {chip.name}",
-        f"mlperf-{row['benchmark']}-{chip.name}",
+        f"{row['round']} {row['submitter']} {count} x {gpu.name}",
+        f"mlperf-{row['benchmark']}-{gpu.name}",
         row["benchmark"],
         float(row["minutes_olympic_mean"]),
         seconds * (1 + constants().evaluation) / 60,
         ideal / 60,
-        chip.name,
+        gpu.name,
     )
 
 
-def _resnet(chip: Chip, count: int, batch: int, epochs: float) -> tuple[float, float]:
+def _resnet(gpu: Chip, count: int, batch: int, epochs: float) -> tuple[float, float]:
     images = epochs * IMAGENET
-    ideal = 3 * RESNET50.operations * images / (chip.peak("bf16") * 1e12 * count)
-    return images / batch * NetTraining(RESNET50, chip, batch, count).seconds, ideal
+    ideal = 3 * RESNET50.operations * images / (gpu.peak("bf16") * 1e12 * count)
+    return images / batch * NetTraining(RESNET50, gpu, batch, count).seconds, ideal
 
 
-def _bert(chip: Chip, count: int, batch: int, sequences: float, row: Row) -> tuple[float, float]:
+def _bert(gpu: Chip, count: int, batch: int, sequences: float, row: Row) -> tuple[float, float]:
     arch = models.named("bert:large")
     local = max(1, round(batch / count / max(1, int(row["grad_accum"] or 1))))
     layout = Layout(dp=count, micro_batch=local, zero=1)
-    dtype = "fp8" if chip.name.startswith(HOPPER) else "bf16"
-    job = Training(arch, chip, batch, TOKENS, layout, stack("mlperf"), dtype, causal=False)
+    dtype = "fp8" if gpu.name.startswith(HOPPER) else "bf16"
+    job = Training(arch, gpu, batch, TOKENS, layout, stack("mlperf"), dtype, causal=False)
     work = model_operations(arch, sequences * TOKENS, TOKENS)
-    return sequences / batch * job.seconds, work / (chip.peak("bf16") * 1e12 * count)
+    return sequences / batch * job.seconds, work / (gpu.peak("bf16") * 1e12 * count)

@@ -6,22 +6,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from trimtab.maths.transformer import model_operations
-from trimtab.plan import chips, models
-from trimtab.plan.evidence import Case, Row, Skipped, by_row
+from trimtab.plan.evidence import Case, Row, by_row
+from trimtab.plan.evidence._names import architecture, chip
 from trimtab.plan.layout import Layout
 from trimtab.plan.memory import GIB, Memory
 from trimtab.plan.stack import stack
 from trimtab.plan.training import Training, regime_of
 from trimtab.values.architecture import Architecture
+from trimtab.values.chip import Chip
 
 FILES = ("train_mpt_llmfoundry.csv", "train_torchtitan.csv")
-GPUS = {"a100_80gb": "a100-sxm-80gb", "a100_40gb": "a100-sxm-40gb", "h100_80gb": "h100-sxm-80gb"}
-LLAMA = {"Llama3.1-8B": "llama3:8b", "Llama3.1-70B": "llama3:70b", "Llama3.1-405B": "llama3:405b"}
 RECOMPUTE = {"selective": "operators", "per-op SAC": "operators", "full": "full", "none": "none"}
 
 
 @by_row
-def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
+def cases(table: str, row: Row) -> Iterator[Case]:
     """Yield the cases of a row."""
     if table == "train_mpt_llmfoundry":
         yield from _mpt(table, row)
@@ -29,11 +28,8 @@ def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
         yield from _titan(table, row)
 
 
-def _mpt(table: str, row: Row) -> Iterator[Case | Skipped]:
-    name = GPUS.get(row["gpu"])
-    if name is None:
-        yield Skipped(f"no chip {row['gpu']}")
-        return
+def _mpt(table: str, row: Row) -> Iterator[Case]:
+    gpu = chip(row["gpu"])
     hidden, seq, gpus = int(row["hidden"]), int(row["seq_len"]), int(row["gpus"])
     vocab = int(row["vocab"])
     arch = Architecture(row["model"], int(row["layers"]), hidden, int(row["heads"]), 4 * hidden, vocab, positions=seq)
@@ -43,18 +39,21 @@ def _mpt(table: str, row: Row) -> Iterator[Case | Skipped]:
         zero=3 if row["sharding"] == "FULL_SHARD" else 2,
         recompute="full" if row["act_checkpointing"] == "True" else "none",
     )
-    job = Training(arch, chips.load(name), int(row["global_batch_seqs"]), seq, layout, stack("fsdp-2023"))
-    label, system = f"{row['model']} x {seq} on {gpus} {name}", f"{name}-{row['model']}"
+    job = Training(arch, gpu, int(row["global_batch_seqs"]), seq, layout, stack("fsdp-2023"))
+    label, system = f"{row['model']} x {seq} on {gpus} {gpu.name}", f"{gpu.name}-{row['model']}"
     yield _throughput(table, label, system, row, job)
     fitted = float(Memory(job).verdict != "does not fit")
-    yield Case(f"{table}:fitted", "fitted", label, system, "memory-fit", 1.0, fitted, 1.0, name)
+    yield Case(f"{table}:fitted", "fitted", label, system, "memory-fit", 1.0, fitted, 1.0, gpu.name)
 
 
-def _titan(table: str, row: Row) -> Iterator[Case | Skipped]:
-    if row["gpu"] != "H100-96GB-HBM2e-500W":
-        yield Skipped(f"no chip {row['gpu']}")
-        return
-    chip = replace(chips.load("h100-sxm-80gb"), full_w=500.0, bandwidth_gbs=2400.0, memory_gb=96.0)
+def _gpu(text: str) -> Chip:
+    if text != "H100-96GB-HBM2e-500W":
+        return chip(text)
+    return replace(chip("H100-SXM"), full_w=500.0, bandwidth_gbs=2400.0, memory_gb=96.0)
+
+
+def _titan(table: str, row: Row) -> Iterator[Case]:
+    gpu = _gpu(row["gpu"])
     local, dp = int(row["local_batch"]), int(row["fsdp"])
     layout = Layout(
         tp=int(row["tp"]),
@@ -69,7 +68,7 @@ def _titan(table: str, row: Row) -> Iterator[Case | Skipped]:
     program = replace(program, tensor_overlap=0.6 if row["async_tp"] == "1" else 0.0)
     tensorwise = row["float8"] in ("1", "float8 tensorwise")
     dtype = "fp8" if tensorwise else "bf16"  # with scales of rows, its products were no faster than in bf16
-    job = Training(models.named(LLAMA[row["model"]]), chip, local * dp, int(row["seq_len"]), layout, program, dtype)
+    job = Training(architecture(row["model"]), gpu, local * dp, int(row["seq_len"]), layout, program, dtype)
     label = f"{row['model']} x {row['seq_len']} tp={layout.tp} cp={layout.cp} {row['act_ckpt']} {row['float8']}"
     system = f"{row['model']}-{row['gpus']}-{row['float8']}"
     yield _throughput(table, label, system, row, job)
@@ -86,7 +85,7 @@ def _titan(table: str, row: Row) -> Iterator[Case | Skipped]:
             measured,
             memory.total / GIB,
             static / GIB,
-            chip.name,
+            gpu.name,
         )
 
 

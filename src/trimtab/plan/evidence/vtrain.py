@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trimtab.maths.transformer import model_operations
-from trimtab.plan import chips
-from trimtab.plan.evidence import Case, Row, Skipped, by_row, system_of
+from trimtab.plan.evidence import Case, Row, by_row, system_of
+from trimtab.plan.evidence._names import chip
 from trimtab.plan.layout import Layout
 from trimtab.plan.stack import stack
 from trimtab.plan.training import Training, regime_of
@@ -17,15 +17,13 @@ VOCAB = 51200
 
 
 @by_row
-def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
+def cases(table: str, row: Row) -> Iterator[Case]:
     """Yield the case of a row."""
     hidden, seq, gpus = int(row["hidden"]), int(row["seq_len"]), int(row["gpus"])
     arch = Architecture("gpt", int(row["layers"]), hidden, int(row["heads"]), 4 * hidden, VOCAB, positions=seq)
     tp, pp, dp = (int(row[key]) for key in ("tp", "pp", "dp"))
     layout = Layout(tp, pp, dp, micro_batch=int(row["micro_batch"]), zero=0, sequence=False)
-    job = Training(
-        arch, chips.load("a100-sxm-80gb"), int(row["global_batch_seqs"]), seq, layout, stack("megatron-2021")
-    )
+    job = Training(arch, chip(row["gpu"]), int(row["global_batch_seqs"]), seq, layout, stack("megatron-2021"))
     work = model_operations(arch, job.batch * seq, seq)
     yield Case(
         table,

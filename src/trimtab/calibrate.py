@@ -1,0 +1,246 @@
+"""The verb `calibrate`: measures this machine, so that `plan ... --on here` can tell what steps of nets take on it.
+
+Every net runs in a process of its own, which times each operator alone and then whole steps; a further process for
+each net and phase shows the memory that it takes from the system. Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trimtab import machines
+from trimtab.apply import Workshop, set_quiet_threads
+from trimtab.errors import DataError, SessionError
+from trimtab.plan import host
+from trimtab.plan.host import Check, Profile, Steps
+from trimtab.tasks import open_task
+from trimtab.values.store import Store
+
+PHASES = ("train", "infer")
+SECONDS, OPERATOR_SECONDS = 1.5, 0.01
+"""For a whole step, and for one operator."""
+SHAPES = {"images": (1, 28, 28), "pictures": (3, 64, 64), "sequences": (24, 12)}
+"""Of the made-up examples that the suite's nets take."""
+SUITE = (
+    ("zoo:resnet", "images"),
+    ("zoo:vgg", "images"),
+    ("zoo:efficientnet_lite0", "pictures"),
+    ("zoo:lstm", "sequences"),
+    ("zoo:gru", "sequences"),
+    ("zoo:transformer", "sequences"),
+)
+"""Nets that are run, and what they take."""
+SMALLEST = ("zoo:mlp(width=8, depth=1)", "images")
+"""What is left of its memory is the libraries'."""
+BATCHES = {"train": (16,), "infer": (1, 16)}
+EXAMPLES, CLASSES = 64, 10
+Tell = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A net and what is to be measured of it, as a process of its own is told."""
+
+    model: str
+    task: str
+    batches: Mapping[str, tuple[int, ...]]
+    threads: int = 1
+    phase: str = ""
+    """Whose memory is wanted."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One step of one net, whole."""
+
+    model: str
+    phase: str
+    batch: int
+    steps: Steps
+    seconds: float
+    memory: float
+    """Bytes that its process took, at most."""
+
+
+def calibrate(models: Sequence[str] = (), task: str = "", batch: int = 16, tell: Tell = lambda *_: None) -> Any:
+    """Measure this machine with the suite's nets, and with one's own; return the document.
+
+    Raises:
+        DataError: a model of one's own without a task, or one that does not fit it.
+        SessionError: a process was killed.
+    """
+    if models and not task:
+        raise DataError(f"{models[0]} needs examples to run on: --task TASK")
+    set_quiet_threads()
+    machine = machines.here()
+    with tempfile.TemporaryDirectory() as scratch:
+        tasks = _made_up(Path(scratch))
+        batches = dict.fromkeys(PHASES, (batch,))
+        orders = [Order(net, tasks[kind], BATCHES) for net, kind in SUITE]
+        orders += [Order(model, task, batches) for model in models]
+        profile = Profile(machine.cpu, machine.cores, machines.versions()["torch"], date.today().isoformat())
+        profile.base_bytes = _base(Order(SMALLEST[0], tasks[SMALLEST[1]], {"infer": (1,)}, phase="infer"))
+        threads = sorted({1, machine.cores})
+        whole = len(orders) * len(threads)
+        for place, count in enumerate(threads):
+            measured: list[Measured] = []
+            for number, order in enumerate(orders):
+                tell(f"measuring {order.model}, {count} threads", (place * len(orders) + number) / whole)
+                measured += _measured(replace(order, threads=count), profile)
+            _settle(profile, measured, count)
+    path = host.save(profile)
+    return told(profile) | {"profile": str(path)}
+
+
+def told(profile: Profile) -> dict[str, Any]:
+    """Return what a profile says, without the operators."""
+    checks = [asdict(one) | {"error": one.predicted_s / one.measured_s - 1} for one in profile.checks]
+    return {
+        "cpu": profile.cpu,
+        "cores": profile.cores,
+        "torch": profile.torch,
+        "date": profile.date,
+        "operators": {threads: len(times) for threads, times in profile.times.items()},
+        "costs": {key: asdict(costs) for key, costs in profile.costs.items()},
+        "checks": checks,
+    }
+
+
+def opened(model: str, task: str, seed: int = 0) -> tuple[Any, Any]:
+    """Return a model's net and the view of its task.
+
+    Raises:
+        DataError: the model cannot be opened on the task, or is no torch model.
+    """
+    from trimtab.fit.program import Net
+
+    shop = Workshop(open_task(task), Store(), machines.here(), seed=seed)
+    made = shop.open(model)
+    if made.model.format != "torch":
+        raise DataError(f"{model} is a {made.model.format} model; steps are told of torch models (zoo:, torch:, hf:)")
+    return Net.load(made.model, editable=True), shop.view
+
+
+def steps_of(net: Any, view: Any, phase: str, batch: int, times: dict[str, float] | None = None) -> Steps:
+    """Return what a step does, by running three: the first ones set up what later ones find."""
+    from trimtab.fit.steps import step_of
+    from trimtab.fit.tape import recorded
+
+    step = step_of(phase, net, view, batch)
+    step()
+    step()
+    tape = recorded(step, net, times, OPERATOR_SECONDS)
+    weights = sum(each.numel() * each.element_size() for each in net.parameters())
+    others = sum(each.numel() * each.element_size() for each in net.buffers())
+    copies = 4 if phase == "train" else 1  # weights, gradients and both of Adam's moments
+    return Steps(dict(tape.counts), tape.work, tape.modules, tape.allocated, tape.peak, copies * weights + others)
+
+
+def _measured(order: Order, profile: Profile) -> Iterator[Measured]:
+    """Measure a net, its operators into the profile; the memory of each phase is that of its largest batch."""
+    found = _apart(_run, order, profile.times.get(str(order.threads), {}))
+    profile.times[str(order.threads)] = found["times"]
+    memory = {phase: _apart(_memory, replace(order, phase=phase)) for phase in order.batches}
+    for phase, batch, steps, seconds in found["steps"]:
+        profile.work.update(steps.work)
+        largest = batch == max(order.batches[phase])
+        yield Measured(order.model, phase, batch, steps, seconds, memory[phase] if largest else 0.0)
+
+
+def _base(order: Order) -> float:
+    return float(_apart(_memory, order))
+
+
+def _settle(profile: Profile, measured: Sequence[Measured], threads: int) -> None:
+    """Fit the costs of each phase, and hold each net against costs that the others were fitted on."""
+    for phase in PHASES:
+        own = [one for one in measured if one.phase == phase]
+        for model in dict.fromkeys(one.model for one in own):
+            others = [(one.steps, one.seconds) for one in own if one.model != model]
+            profile.costs[f"{phase}-{threads}"] = host.fitted(others, profile, threads)
+            profile.checks += [
+                Check(
+                    one.model,
+                    phase,
+                    one.batch,
+                    threads,
+                    one.seconds,
+                    profile.seconds(one.steps, phase, threads),
+                    one.memory,
+                    profile.bytes(one.steps),
+                )
+                for one in own
+                if one.model == model
+            ]
+        profile.costs[f"{phase}-{threads}"] = host.fitted([(one.steps, one.seconds) for one in own], profile, threads)
+
+
+def _made_up(folder: Path) -> dict[str, str]:
+    """Write examples of noise, and return the tasks that read them."""
+    random, found = np.random.default_rng(0), {}
+    targets = np.arange(EXAMPLES) % CLASSES
+    for name, shape in SHAPES.items():
+        path = folder / f"{name}.npz"
+        arrays = {"x": random.standard_normal((EXAMPLES, *shape)).astype(np.float32), "target": targets}
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+        found[name] = f"arrays:{path}"
+    return found
+
+
+def _apart(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call in a fresh process, so that threads, memory and libraries are only its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(call, *arguments).result()
+        except BrokenProcessPool as error:
+            raise SessionError(f"a measuring process was killed, perhaps for its memory: {error}") from error
+
+
+def _run(order: Order, times: dict[str, float]) -> dict[str, Any]:
+    """Time the steps of a net and their operators; called in a process of its own."""
+    import torch
+
+    from trimtab.fit.steps import step_of
+    from trimtab.fit.tape import steady_s
+
+    torch.set_num_threads(order.threads)
+    net, view = opened(order.model, order.task)
+    found = []
+    for phase, batches in order.batches.items():
+        for batch in batches:
+            seconds = steady_s(step_of(phase, net, view, batch), SECONDS)
+            found.append((phase, batch, steps_of(net, view, phase, batch, times), seconds))
+    return {"times": times, "steps": found}
+
+
+def _memory(order: Order) -> float:
+    """Return the bytes that this process took at most for a few steps; called in a process of its own."""
+    import torch
+
+    from trimtab.fit.steps import step_of
+
+    torch.set_num_threads(order.threads)
+    net, view = opened(order.model, order.task)
+    step = step_of(order.phase, net, view, max(order.batches[order.phase]))
+    for _ in range(3):
+        step()
+    return _highest_bytes()
+
+
+def _highest_bytes() -> float:
+    """Return this process's highest resident memory, from the system."""
+    for line in Path(f"/proc/{os.getpid()}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024.0 * int(line.split()[1])
+    raise DataError("the system does not tell a process's highest memory")

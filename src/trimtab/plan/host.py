@@ -1,0 +1,210 @@
+"""What this machine was measured to do, and what a step of a net will take on it: `trimtab calibrate` and `--on here`.
+
+A step is its operators, each timed alone once (as Zhu et al. 2020, Daydream, USENIX ATC, section 4, and Yu et al. 2021,
+Habitat, do on accelerators), and three costs that operators alone do not show: of each operator's bookkeeping, of each
+module's call, and of each new byte, whose pages the system hands out. These three are fitted, never negative, to whole
+steps of the nets that the calibration ran. An operator of a shape that was not timed is scaled from the nearest of its
+kind.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from trimtab.errors import CorruptFile, UsageError
+from trimtab.values.machine import Machine
+from trimtab.values.store import default_root, writing
+
+VERSION = 1
+LEAST_S = 1e-9
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What one step of a net does, as `trimtab.fit.tape` records it."""
+
+    counts: Mapping[str, int]
+    """Operator -> how often it runs."""
+    work: Mapping[str, Sequence[float]]
+    """Operator -> (additions and multiplications, bytes read and written)."""
+    modules: int
+    allocated: float
+    """Bytes of all that is made."""
+    peak: float
+    """Bytes of what is made that live at once, at most."""
+    resident: float
+    """Bytes of weights, and in training of gradients and the optimizer's state."""
+
+    @property
+    def operators(self) -> int:
+        """How many run."""
+        return sum(self.counts.values())
+
+    @property
+    def operations(self) -> float:
+        """Additions and multiplications."""
+        return sum(count * self.work[name][0] for name, count in self.counts.items())
+
+
+@dataclass(frozen=True)
+class Check:
+    """A whole step that was measured, beside what the others let expect of it."""
+
+    model: str
+    phase: str
+    batch: int
+    threads: int
+    measured_s: float
+    predicted_s: float
+    measured_bytes: float
+    predicted_bytes: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds that operators alone do not show."""
+
+    operator: float
+    module: float
+    byte: float
+
+    def of(self, steps: Steps) -> float:
+        """Return their sum over a step."""
+        return self.operator * steps.operators + self.module * steps.modules + self.byte * steps.allocated
+
+
+@dataclass
+class Profile:
+    """What a machine was measured to do."""
+
+    cpu: str
+    cores: int
+    torch: str
+    date: str
+    times: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Threads -> operator -> seconds alone."""
+    work: dict[str, Sequence[float]] = field(default_factory=dict)
+    """Operator -> (additions and multiplications, bytes read and written)."""
+    costs: dict[str, Costs] = field(default_factory=dict)
+    """`PHASE-THREADS` -> costs."""
+    base_bytes: float = 0.0
+    """Of a process that has loaded its libraries and runs a net of no size."""
+    checks: list[Check] = field(default_factory=list)
+
+    def seconds(self, steps: Steps, phase: str, threads: int) -> float:
+        """Return the time of a step."""
+        alone = sum(count * self.alone_s(name, steps.work[name], threads) for name, count in steps.counts.items())
+        return alone + self.costs[f"{phase}-{threads}"].of(steps)
+
+    def bytes(self, steps: Steps) -> float:
+        """Return the memory of a process that runs such steps, at most."""
+        return self.base_bytes + steps.resident + steps.peak
+
+    def timed_share(self, steps: Steps, threads: int) -> float:
+        """Return the share of a step's time alone that is of operators which were timed as they are."""
+        parts = {name: n * self.alone_s(name, steps.work[name], threads) for name, n in steps.counts.items()}
+        known = sum(part for name, part in parts.items() if name in self.times[str(threads)])
+        return known / max(sum(parts.values()), LEAST_S)
+
+    def alone_s(self, name: str, work: Sequence[float], threads: int) -> float:
+        """Return the time of one operator, without what it takes to call any; scaled from the nearest of its kind."""
+        times = self.times[str(threads)]
+        call = min(times.values(), default=0.0)
+        if name in times:
+            return max(0.0, times[name] - call)
+        near = min(self._alike(name, times), key=lambda other: _distance(self.work[other], work), default=None)
+        if near is None:
+            return work[1] * self._byte_s(times, call)
+        known = self.work[near]
+        ratio = work[0] / known[0] if known[0] and work[0] else work[1] / max(known[1], 1.0)
+        return max(0.0, times[near] - call) * ratio
+
+    def _alike(self, name: str, times: Mapping[str, float]) -> list[str]:
+        kind = name.partition("(")[0]
+        return [other for other in times if other.partition("(")[0] == kind]
+
+    def _byte_s(self, times: Mapping[str, float], call: float) -> float:
+        """Return the seconds a byte that operators without products take, in the middle."""
+        rates = [(times[name] - call) / self.work[name][1] for name in times if self.work[name][1] > 1e4]
+        return float(np.median(rates)) if rates else 0.0
+
+    def interval(self, value: float, phase: str) -> tuple[float, float]:
+        """Return the 90% interval of a predicted time, from what the calibration's own nets were off."""
+        ratios = [one.measured_s / one.predicted_s for one in self.checks if one.phase == phase and one.predicted_s]
+        if not ratios:
+            return 0.5 * value, 2.0 * value
+        low, high = np.quantile(ratios, (0.05, 0.95))
+        return value * min(1.0, float(low)), value * max(1.0, float(high))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {"version": VERSION, **asdict(self)}
+
+
+def _distance(one: Sequence[float], other: Sequence[float]) -> float:
+    return sum(abs(math.log((a + 1.0) / (b + 1.0))) for a, b in zip(one, other, strict=True))
+
+
+def fitted(measured: Iterable[tuple[Steps, float]], profile: Profile, threads: int) -> Costs:
+    """Return the costs that let whole steps (steps, seconds) be told from their operators, by relative least squares.
+
+    Lawson and Hanson 1974, chapter 23: least squares whose solution is not negative.
+    """
+    rows, rest = [], []
+    for steps, seconds in measured:
+        alone = sum(n * profile.alone_s(name, steps.work[name], threads) for name, n in steps.counts.items())
+        rows.append([steps.operators / seconds, steps.modules / seconds, steps.allocated / seconds])
+        rest.append((seconds - alone) / seconds)
+    scale = np.maximum(np.abs(np.array(rows)).max(axis=0), LEAST_S)
+    found, _ = nnls(np.array(rows) / scale, np.array(rest))
+    return Costs(*(float(value) for value in found / scale))
+
+
+def path_of(cpu: str, cores: int) -> Path:
+    """Return the file of a machine's profile."""
+    word = "".join(letter if letter.isalnum() else "-" for letter in f"{cpu}-{cores}".lower())
+    return default_root() / "profiles" / f"{word}.json"
+
+
+def save(profile: Profile) -> Path:
+    """Write a profile, in one piece; raises OutputError where that cannot be done."""
+    path = path_of(profile.cpu, profile.cores)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(profile.to_json()))
+        draft.replace(path)
+    return path
+
+
+def load(machine: Machine) -> Profile:
+    """Return the profile of a machine.
+
+    Raises:
+        UsageError: it was not calibrated.
+        CorruptFile: the file cannot be read.
+    """
+    path = path_of(machine.cpu, machine.cores)
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError("this machine was not measured yet: `trimtab calibrate` does, in a few minutes") from None
+    except (OSError, ValueError) as error:
+        raise CorruptFile(f"{path} cannot be read ({error}); `trimtab calibrate` writes it anew") from error
+    try:
+        if data.pop("version") != VERSION:
+            raise ValueError("of another version of trimtab")
+        data["costs"] = {key: Costs(**each) for key, each in data["costs"].items()}
+        data["checks"] = [Check(**each) for each in data["checks"]]
+        return Profile(**data)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorruptFile(f"{path} holds no profile ({error}); `trimtab calibrate` writes it anew") from error
