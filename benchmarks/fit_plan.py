@@ -65,6 +65,7 @@ GROUPS = {
             "serve_layer_us": (1.0, 60.0),
             "step_us": (100.0, 6000.0),
             "reduce_us": (2.0, 40.0),
+            "ring_us": (10.0, 150.0),
             "queue": (0.0, 3.0),
             "accept_ms": (0.0, 150.0),
         },

@@ -28,8 +28,8 @@ from trimtab.tasks import open_task
 from trimtab.values.store import Store
 
 PHASES = ("train", "infer")
-SECONDS, OPERATOR_SECONDS = 1.5, 0.01
-"""For a whole step, and for one operator."""
+SECONDS = 1.5
+"""For a whole step."""
 SHAPES = {"images": (1, 28, 28), "pictures": (3, 64, 64), "sequences": (24, 12)}
 """Of the made-up examples that the suite's nets take."""
 SUITE = (
@@ -44,7 +44,7 @@ SUITE = (
 SMALLEST = ("zoo:mlp(width=8, depth=1)", "images")
 """What is left of its memory is the libraries'."""
 BATCHES = {"train": (16,), "infer": (1, 16)}
-EXAMPLES, CLASSES = 64, 10
+EXAMPLES, CLASSES = 200, 10
 Tell = Callable[[str, float], None]
 
 
@@ -58,6 +58,8 @@ class Order:
     threads: int = 1
     phase: str = ""
     """Whose memory is wanted."""
+    effort: float = 1.0
+    """Of the usual time that a measurement takes."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,12 @@ class Measured:
     """Bytes that its process took, at most."""
 
 
-def calibrate(models: Sequence[str] = (), task: str = "", batch: int = 16, tell: Tell = lambda *_: None) -> Any:
+def calibrate(
+    models: Sequence[str] = (), task: str = "", batch: int = 16, tell: Tell = lambda *_: None, effort: float = 1.0
+) -> dict[str, Any]:
     """Measure this machine with the suite's nets, and with one's own; return the document.
+
+    Less effort than 1 takes less time, and tells less well.
 
     Raises:
         DataError: a model of one's own without a task, or one that does not fit it.
@@ -85,10 +91,10 @@ def calibrate(models: Sequence[str] = (), task: str = "", batch: int = 16, tell:
     set_quiet_threads()
     machine = machines.here()
     with tempfile.TemporaryDirectory() as scratch:
-        tasks = _made_up(Path(scratch))
+        tasks = made_up(Path(scratch))
         batches = dict.fromkeys(PHASES, (batch,))
-        orders = [Order(net, tasks[kind], BATCHES) for net, kind in SUITE]
-        orders += [Order(model, task, batches) for model in models]
+        orders = [Order(net, tasks[kind], BATCHES, effort=effort) for net, kind in SUITE]
+        orders += [Order(model, task, batches, effort=effort) for model in models]
         profile = Profile(machine.cpu, machine.cores, machines.versions()["torch"], date.today().isoformat())
         profile.base_bytes = _base(Order(SMALLEST[0], tasks[SMALLEST[1]], {"infer": (1,)}, phase="infer"))
         threads = sorted({1, machine.cores})
@@ -132,7 +138,7 @@ def opened(model: str, task: str, seed: int = 0) -> tuple[Any, Any]:
     return Net.load(made.model, editable=True), shop.view
 
 
-def steps_of(net: Any, view: Any, phase: str, batch: int, times: dict[str, float] | None = None) -> Steps:
+def steps_of(net: Any, view: Any, phase: str, batch: int, timed_into: dict[str, float] | None = None) -> Steps:
     """Return what a step does, by running three: the first ones set up what later ones find."""
     from trimtab.fit.steps import step_of
     from trimtab.fit.tape import recorded
@@ -140,7 +146,7 @@ def steps_of(net: Any, view: Any, phase: str, batch: int, times: dict[str, float
     step = step_of(phase, net, view, batch)
     step()
     step()
-    tape = recorded(step, net, times, OPERATOR_SECONDS)
+    tape = recorded(step, net, timed_into)
     weights = sum(each.numel() * each.element_size() for each in net.parameters())
     others = sum(each.numel() * each.element_size() for each in net.buffers())
     copies = 4 if phase == "train" else 1  # weights, gradients and both of Adam's moments
@@ -149,9 +155,9 @@ def steps_of(net: Any, view: Any, phase: str, batch: int, times: dict[str, float
 
 def _measured(order: Order, profile: Profile) -> Iterator[Measured]:
     """Measure a net, its operators into the profile; the memory of each phase is that of its largest batch."""
-    found = _apart(_run, order, profile.times.get(str(order.threads), {}))
+    found = apart(timed, order, profile.times.get(str(order.threads), {}))
     profile.times[str(order.threads)] = found["times"]
-    memory = {phase: _apart(_memory, replace(order, phase=phase)) for phase in order.batches}
+    memory = {phase: apart(memory_of, replace(order, phase=phase)) for phase in order.batches}
     for phase, batch, steps, seconds in found["steps"]:
         profile.work.update(steps.work)
         largest = batch == max(order.batches[phase])
@@ -159,7 +165,7 @@ def _measured(order: Order, profile: Profile) -> Iterator[Measured]:
 
 
 def _base(order: Order) -> float:
-    return float(_apart(_memory, order))
+    return float(apart(memory_of, order))
 
 
 def _settle(profile: Profile, measured: Sequence[Measured], threads: int) -> None:
@@ -186,7 +192,7 @@ def _settle(profile: Profile, measured: Sequence[Measured], threads: int) -> Non
         profile.costs[f"{phase}-{threads}"] = host.fitted([(one.steps, one.seconds) for one in own], profile, threads)
 
 
-def _made_up(folder: Path) -> dict[str, str]:
+def made_up(folder: Path) -> dict[str, str]:
     """Write examples of noise, and return the tasks that read them."""
     random, found = np.random.default_rng(0), {}
     targets = np.arange(EXAMPLES) % CLASSES
@@ -198,7 +204,7 @@ def _made_up(folder: Path) -> dict[str, str]:
     return found
 
 
-def _apart(call: Callable[..., Any], *arguments: Any) -> Any:
+def apart(call: Callable[..., Any], *arguments: Any) -> Any:
     """Call in a fresh process, so that threads, memory and libraries are only its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
@@ -207,7 +213,7 @@ def _apart(call: Callable[..., Any], *arguments: Any) -> Any:
             raise SessionError(f"a measuring process was killed, perhaps for its memory: {error}") from error
 
 
-def _run(order: Order, times: dict[str, float]) -> dict[str, Any]:
+def timed(order: Order, times: dict[str, float]) -> dict[str, Any]:
     """Time the steps of a net and their operators; called in a process of its own."""
     import torch
 
@@ -219,12 +225,12 @@ def _run(order: Order, times: dict[str, float]) -> dict[str, Any]:
     found = []
     for phase, batches in order.batches.items():
         for batch in batches:
-            seconds = steady_s(step_of(phase, net, view, batch), SECONDS)
+            seconds = steady_s(step_of(phase, net, view, batch), SECONDS * order.effort)
             found.append((phase, batch, steps_of(net, view, phase, batch, times), seconds))
     return {"times": times, "steps": found}
 
 
-def _memory(order: Order) -> float:
+def memory_of(order: Order) -> float:
     """Return the bytes that this process took at most for a few steps; called in a process of its own."""
     import torch
 

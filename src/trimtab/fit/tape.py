@@ -22,7 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 FEWEST, MOST = 5, 1000
-"""Runs of an operator that are timed."""
+"""Runs that are timed."""
+ALONE_SECONDS = 0.01
+"""For one operator."""
 QUARTER = 4
 """What else a machine does makes times longer, never shorter: the time told is the lower quartile."""
 Call = Callable[[], Any]
@@ -44,10 +46,10 @@ class Tape:
     """Bytes of tensors made in the step that lived at once, at most."""
 
 
-def recorded(step: Call, module: nn.Module, times: dict[str, float] | None = None, seconds: float = 0.01) -> Tape:
-    """Run a step and return what it did; operators that are not in `times` are timed into it, about `seconds` each."""
+def recorded(step: Call, module: nn.Module, times: dict[str, float] | None = None) -> Tape:
+    """Run a step and return what it did; operators that are not in `times` are timed into it."""
     tape = Tape()
-    with _counted(module, tape), _Recorder(tape, times, seconds):
+    with _counted(module, tape), _Recorder(tape, times):
         step()
     return tape
 
@@ -85,9 +87,9 @@ def _counted(module: nn.Module, tape: Tape) -> Iterator[None]:
 class _Recorder(TorchDispatchMode):
     """Sees every operator of a step, of its backward pass too."""
 
-    def __init__(self, tape: Tape, times: dict[str, float] | None, seconds: float) -> None:
+    def __init__(self, tape: Tape, times: dict[str, float] | None) -> None:
         super().__init__()
-        self.tape, self.times, self.seconds = tape, times, seconds
+        self.tape, self.times = tape, times
         self.living: dict[int, tuple[Any, int]] = {}
         self.held = 0
 
@@ -97,7 +99,7 @@ class _Recorder(TorchDispatchMode):
         given = dict(kwargs or {})
         name = named(operator, args, given)
         if self.times is not None and name not in self.times:
-            self.times[name] = _alone_s(operator, args, given, self.seconds)
+            self.times[name] = _alone_s(operator, args, given)
         result = operator(*args, **given)
         self.tape.counts[name] += 1
         if name not in self.tape.work:
@@ -167,7 +169,7 @@ def _work(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: 
     return operations, float(sum(each.numel() * each.element_size() for each in _tensors((args, kwargs, result))))
 
 
-def _alone_s(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seconds: float) -> float:
+def _alone_s(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
     """Return the time of an operator by itself; what it would change is copied first."""
     if operator._schema.is_mutable:
         args, kwargs = trees.tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, (args, kwargs))
@@ -176,4 +178,4 @@ def _alone_s(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], secon
         return operator(*args, **kwargs)
 
     call()
-    return _quartile(call, seconds)
+    return _quartile(call, ALONE_SECONDS)

@@ -56,6 +56,7 @@ class Constants:
     serve_layer_us: float
     step_us: float
     reduce_us: float
+    ring_us: float
     queue: float
     accept_ms: float
     gpu_busy: float

@@ -17,6 +17,9 @@ from trimtab.plan.rates import Constants, Rates, constants
 from trimtab.values.architecture import Architecture
 from trimtab.values.chip import DTYPE_BYTES, Chip
 
+FREE = 0.9
+"""Share of a chip's memory that weights, keys and values may take."""
+
 
 @dataclass(frozen=True)
 class Serving:
@@ -75,6 +78,12 @@ class Serving:
         """Weights, and keys and values of every sequence at its longest, on each chip."""
         return self.weight_bytes + self.batch * (self.prompt + self.output) * self.token_bytes
 
+    @cached_property
+    def slots(self) -> float:
+        """Sequences that are answered at once: as many as memory holds on average, halfway through their answers."""
+        free = FREE * self.chip.memory_gb * 1e9 - self.weight_bytes
+        return min(float(self.batch), max(1.0, free / ((self.prompt + self.output / 2) * self.token_bytes)))
+
     def prefill_s(self, tokens: float) -> float:
         """Return the time of reading so many tokens of prompts."""
         layers, kernels = self._layer_s(tokens, self.prompt / 2), self.fitted.step_us * 1e-6
@@ -88,42 +97,49 @@ class Serving:
     def step_s(self, reading: float = 0.0) -> float:
         """Return the time of one decoding step in which, beside, so many tokens of prompts are read."""
         context = self.prompt + self.output / 2
-        layer = self._layer_s(self.batch + reading, 0.0)
+        layer = self._layer_s(self.slots + reading, 0.0)
         scores = score_operations(self.arch, reading, self.prompt / 2, self.tp) / self.rates.attention_rate("native")
-        cached = self.batch * context * self.token_bytes / self._reading
-        return self.arch.layers * (layer + scores) + cached + self._output_s(self.batch) + self.fitted.step_us * 1e-6
+        cached = self.slots * context * self.token_bytes / self._reading
+        return self.arch.layers * (layer + scores) + cached + self._output_s(self.slots) + self.fitted.step_us * 1e-6
 
     @property
     def token_s(self) -> float:
         """Time between two tokens of a sequence, while every other slot reads a prompt in the time of an answer."""
-        return self.step_s((self.batch - 1) * self.prompt / self.output)
+        return self._mixed_s((self.slots - 1) / self.output)
 
     @property
     def waiting_s(self) -> float:
-        """Time to the first token while all slots are in use.
+        """Time to the first token while all slots are in use; those without a slot wait for others to end.
 
         Answers of like length end in clumps, so prompts come in clumps too; of random ones, the size grows with the
         root of the slots.
         """
-        ahead = self.fitted.queue * math.sqrt(self.batch - 1)
-        return self.fitted.accept_ms * 1e-3 + self.prefill_s(self.prompt) * (1 + ahead) + self.token_s
+        ahead = self.fitted.queue * math.sqrt(self.slots - 1)
+        turn = (self.batch / self.slots - 1) * self.output * self.token_s
+        return self.fitted.accept_ms * 1e-3 + self.prefill_s(self.prompt) * (1 + ahead) + self.token_s + turn
 
     @property
     def tokens_per_s(self) -> float:
         """Tokens written a second, all sequences together, prompts read included."""
-        return self.batch / self._busy_step_s
+        return self.slots / self._busy_step_s
 
     @property
     def _busy_step_s(self) -> float:
-        return self.step_s(self.batch * self.prompt / self.output)
+        return self._mixed_s(self.slots / self.output)
+
+    def _mixed_s(self, prompts: float) -> float:
+        """Return the mean time of steps in which so many prompts are read, each whole: of few, most steps read none."""
+        if prompts >= 1:
+            return self.step_s(prompts * self.prompt)
+        return prompts * self.step_s(self.prompt) + (1 - prompts) * self.step_s()
 
     @property
     def busy(self) -> tuple[float, float]:
         """Shares of peak arithmetic and of the memory's bandwidth that are used while all slots are in use."""
         seconds = self._busy_step_s
-        tokens = self.batch * (1 + self.prompt / self.output)
+        tokens = self.slots * (1 + self.prompt / self.output)
         operations = 2 * self.arch.active_parameters * tokens / self.tp
-        cached = self.batch * (self.prompt + self.output / 2) * self.token_bytes
+        cached = self.slots * (self.prompt + self.output / 2) * self.token_bytes
         peak, wide = self.chip.peak(self.products) * 1e12, self.chip.bandwidth_gbs * 1e9
         return min(1.0, operations / seconds / peak), min(1.0, (self._read_bytes + cached) / seconds / wide)
 
@@ -133,7 +149,7 @@ class Serving:
         arch = self.arch
         if not arch.experts:
             return self.weight_bytes
-        chosen = self._chosen(self.batch * (1 + self.prompt / self.output))
+        chosen = self._chosen(self.slots * (1 + self.prompt / self.output))
         routed = arch.expert_layers * arch.experts * arch.expert_parameters * DTYPE_BYTES[self.weights] / self.tp
         return self.weight_bytes - routed * (1 - chosen)
 
@@ -190,10 +206,14 @@ class Serving:
         )
 
     def _talk_s(self, tokens: float) -> float:
-        """Return the time of one all-reduce of the activations: small ones take what a message takes."""
+        """Return the time of one all-reduce of the activations: all from all at once, or around a ring where shorter.
+
+        Each chip reads what all others have, or two shares of a ring's; the ring takes longer to begin (Thakur et al.
+        2005, IJHPCA 19(1):49, section 4.5, on when either is the shorter).
+        """
         if self.tp == 1:
             return 0.0
-        size = 2 * tokens * self.arch.hidden
         wires = self.rates.wires
-        moved = 2 * (self.tp - 1) / self.tp * size / (wires.link if self.tp <= wires.node else wires.network)
-        return moved + self.fitted.reduce_us * 1e-6
+        size = 2 * tokens * self.arch.hidden / (wires.link if self.tp <= wires.node else wires.network)
+        direct = self.fitted.reduce_us * 1e-6 + (self.tp - 1) * size
+        return min(direct, self.fitted.ring_us * 1e-6 + 2 * (self.tp - 1) / self.tp * size)

@@ -16,13 +16,11 @@ from trimtab.plan.costs import Terms, or_worst
 from trimtab.plan.intervals import predicted
 from trimtab.plan.memory import GIB
 from trimtab.plan.power import Draw, draw
-from trimtab.plan.serving import Serving
+from trimtab.plan.serving import FREE, Serving
 from trimtab.values.architecture import Architecture
 from trimtab.values.chip import Chip
 from trimtab.values.figure import Figure
 
-FREE = 0.9
-"""Share of a chip's memory that weights, keys and values may take."""
 BATCHES = tuple(1 << power for power in range(13))
 TPS = (1, 2, 4, 8)
 WATTS = "watts-serving"
