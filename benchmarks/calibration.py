@@ -50,7 +50,7 @@ def measured_anew(profile: host.Profile, threads: int) -> Iterator[dict[str, Any
                     "measured_s": seconds,
                     "predicted_s": profile.seconds(steps, phase, threads),
                     "measured_bytes": memory,
-                    "predicted_bytes": profile.bytes(steps),
+                    "predicted_bytes": profile.bytes(steps, phase),
                     "timed_share": profile.timed_share(steps, threads),
                     "covered": covered(profile, steps, phase, threads, seconds),
                 }

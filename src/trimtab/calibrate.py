@@ -39,6 +39,10 @@ SUITE = (
     ("zoo:lstm", "sequences"),
     ("zoo:gru", "sequences"),
     ("zoo:transformer", "sequences"),
+    ("zoo:resnet(width=24)", "images"),
+    ("zoo:vgg(width=64)", "images"),
+    ("zoo:lstm(width=256, depth=2)", "sequences"),
+    ("zoo:transformer(width=128)", "sequences"),
 )
 """Nets that are run, and what they take."""
 SMALLEST = ("zoo:mlp(width=8, depth=1)", "images")
@@ -96,7 +100,7 @@ def calibrate(
         orders = [Order(net, tasks[kind], BATCHES, effort=effort) for net, kind in SUITE]
         orders += [Order(model, task, batches, effort=effort) for model in models]
         profile = Profile(machine.cpu, machine.cores, machines.versions()["torch"], date.today().isoformat())
-        profile.base_bytes = _base(Order(SMALLEST[0], tasks[SMALLEST[1]], {"infer": (1,)}, phase="infer"))
+        profile.base_bytes = _base(Order(SMALLEST[0], tasks[SMALLEST[1]], BATCHES))
         threads = sorted({1, machine.cores})
         whole = len(orders) * len(threads)
         for place, count in enumerate(threads):
@@ -154,18 +158,24 @@ def steps_of(net: Any, view: Any, phase: str, batch: int, timed_into: dict[str, 
 
 
 def _measured(order: Order, profile: Profile) -> Iterator[Measured]:
-    """Measure a net, its operators into the profile; the memory of each phase is that of its largest batch."""
+    """Measure a net, its operators into the profile; its memory once, with one thread and the largest batch."""
     found = apart(timed, order, profile.times.get(str(order.threads), {}))
     profile.times[str(order.threads)] = found["times"]
-    memory = {phase: apart(memory_of, replace(order, phase=phase)) for phase in order.batches}
+    memory = _memory(order) if order.threads == 1 else {}
     for phase, batch, steps, seconds in found["steps"]:
         profile.work.update(steps.work)
         largest = batch == max(order.batches[phase])
-        yield Measured(order.model, phase, batch, steps, seconds, memory[phase] if largest else 0.0)
+        yield Measured(order.model, phase, batch, steps, seconds, memory.get(phase, 0.0) if largest else 0.0)
 
 
-def _base(order: Order) -> float:
-    return float(apart(memory_of, order))
+def _memory(order: Order) -> dict[str, float]:
+    return {phase: apart(memory_of, replace(order, phase=phase)) for phase in order.batches}
+
+
+def _base(order: Order) -> dict[str, float]:
+    """Return the memory of a process by phase; the net is made before, in another."""
+    apart(memory_of, replace(order, phase="infer"))
+    return _memory(order)
 
 
 def _settle(profile: Profile, measured: Sequence[Measured], threads: int) -> None:
@@ -173,23 +183,21 @@ def _settle(profile: Profile, measured: Sequence[Measured], threads: int) -> Non
     for phase in PHASES:
         own = [one for one in measured if one.phase == phase]
         for model in dict.fromkeys(one.model for one in own):
-            others = [(one.steps, one.seconds) for one in own if one.model != model]
-            profile.costs[f"{phase}-{threads}"] = host.fitted(others, profile, threads)
-            profile.checks += [
-                Check(
-                    one.model,
-                    phase,
-                    one.batch,
-                    threads,
-                    one.seconds,
-                    profile.seconds(one.steps, phase, threads),
-                    one.memory,
-                    profile.bytes(one.steps),
-                )
-                for one in own
-                if one.model == model
-            ]
-        profile.costs[f"{phase}-{threads}"] = host.fitted([(one.steps, one.seconds) for one in own], profile, threads)
+            _fit(profile, [one for one in own if one.model != model], phase, threads)
+            profile.checks += [_check(profile, one, threads) for one in own if one.model == model]
+        _fit(profile, own, phase, threads)
+
+
+def _fit(profile: Profile, measured: Sequence[Measured], phase: str, threads: int) -> None:
+    profile.costs[f"{phase}-{threads}"] = host.fitted([(one.steps, one.seconds) for one in measured], profile, threads)
+    held = [(one.steps, one.memory) for one in measured if one.memory]
+    if held:
+        profile.held[phase] = host.held_share(held, profile.base_bytes[phase])
+
+
+def _check(profile: Profile, one: Measured, threads: int) -> Check:
+    seconds, memory = profile.seconds(one.steps, one.phase, threads), profile.bytes(one.steps, one.phase)
+    return Check(one.model, one.phase, one.batch, threads, one.seconds, seconds, one.memory, memory)
 
 
 def made_up(folder: Path) -> dict[str, str]:

@@ -126,7 +126,7 @@ def _plan(
     watts = modelled_power_w(machine.idle_w, machine.full_w, min(1.0, threads / machine.cores))
     price = machine.usd_per_hour if terms.usd_per_hour is None else terms.usd_per_hour
     rate = told("samples_per_s", batch / seconds, batch / ends[1], batch / ends[0], "1/s")
-    memory = predicted("memory_gib", profile.bytes(steps) / GIB, "GiB")
+    memory = predicted("memory_gib", profile.bytes(steps, phase) / GIB, "GiB")
     figures = [times("step_ms", 1e3, "ms"), rate, memory, times("energy_j", energy_j(watts, 1.0), "J")]
     if samples:
         count = samples / batch
@@ -144,9 +144,9 @@ def _plan(
         "figures": {figure.name: figure.to_json() for figure in figures},
         "time_parts": _parts(profile, steps, phase, threads),
         "memory_parts": {
-            "libraries": profile.base_bytes / GIB,
-            "weights and their state": steps.resident / GIB,
-            "made in a step": steps.peak / GIB,
+            "libraries": profile.base_bytes[phase] / GIB,
+            "weights and their state": profile.held[phase] * steps.resident / GIB,
+            "made in a step": profile.held[phase] * steps.peak / GIB,
         },
     }
 
@@ -160,10 +160,10 @@ def _parts(profile: Profile, steps: Steps, phase: str, threads: int) -> dict[str
         parts[kind] += count * profile.alone_s(name, steps.work[name], threads)  # type: ignore[assignment]
     shown = dict(parts.most_common(MOST_PARTS))
     shown["other operators"] = sum(parts.values()) - sum(shown.values())
-    shown["calls"] = costs.operator * steps.operators + costs.module * steps.modules  # type: ignore[assignment]
+    shown["calls"] = costs.step + costs.calls(steps)  # type: ignore[assignment]
     shown["new memory"] = costs.byte * steps.allocated  # type: ignore[assignment]
-    whole = sum(shown.values())
-    return {name: value / whole for name, value in shown.items() if value > 0}
+    known = {name: max(0.0, value) for name, value in shown.items()}
+    return {name: value / sum(known.values()) for name, value in known.items() if value}
 
 
 def _is_here(words: Mapping[str, Any]) -> bool:

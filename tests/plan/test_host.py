@@ -21,15 +21,15 @@ def steps_of(adds=3, views=2, modules=1, allocated=1e6, name=ADD):
 
 def profile_of(costs=None):
     profile = Profile("cpu", 2, "2.13.0", "2026-01-01", {"1": {ADD: 11e-6, VIEW: 1e-6}}, {ADD: WORK[ADD], VIEW: (0, 0)})
-    profile.costs["train-1"] = costs or Costs(1e-6, 2e-6, 1e-9)
-    profile.base_bytes = 1e8
+    profile.costs["train-1"] = costs or Costs(1e-4, 1e-6, 2e-6, 1e-9)
+    profile.base_bytes, profile.held = {"train": 1e8}, {"train": 2.0}
     return profile
 
 
 def test_a_step_is_its_operators_and_what_they_do_not_show():
     profile, steps = profile_of(), steps_of()
-    assert profile.seconds(steps, "train", 1) == pytest.approx(3 * 10e-6 + 5 * 1e-6 + 2e-6 + 1e-3)
-    assert profile.bytes(steps) == 1e8 + 3e6 + 2e6
+    assert profile.seconds(steps, "train", 1) == pytest.approx(1e-4 + 3 * 10e-6 + 5 * 1e-6 + 2e-6 + 1e-3)
+    assert profile.bytes(steps, "train") == 1e8 + 2 * (3e6 + 2e6)
     assert profile.timed_share(steps, 1) == 1.0
 
 
@@ -41,17 +41,19 @@ def test_what_was_not_timed_is_scaled_from_its_like():
 
 
 @given(
-    operator=st.floats(0, 1e-4),
+    step=st.floats(0, 1e-3),
+    operator=st.floats(-5e-6, 1e-4),
     module=st.floats(0, 1e-4),
     byte=st.floats(0, 1e-9),
-    shapes=st.lists(st.tuples(st.integers(1, 50), st.integers(1, 9), st.floats(1e3, 1e8)), min_size=4, max_size=9),
+    shapes=st.lists(st.tuples(st.integers(1, 50), st.integers(1, 9), st.floats(1e3, 1e8)), min_size=5, max_size=9),
 )
-def test_costs_are_found_again(operator, module, byte, shapes):
-    profile, costs = profile_of(), Costs(operator, module, byte)
+def test_costs_are_found_again(step, operator, module, byte, shapes):
+    profile, costs = profile_of(), Costs(step, operator, module, byte)
     nets = [steps_of(adds, 1, modules, allocated) for adds, modules, allocated in shapes]
     true = [Profile.seconds(profile_of(costs), steps, "train", 1) for steps in nets]
     profile.costs["train-1"] = host.fitted(zip(nets, true, strict=True), profile, 1)
-    assert min(vars(profile.costs["train-1"]).values()) >= 0
+    found = profile.costs["train-1"]
+    assert min(found.step, found.module, found.byte, found.operator + 5e-6) >= 0
     for steps, seconds in zip(nets, true, strict=True):
         assert profile.seconds(steps, "train", 1) == pytest.approx(seconds, rel=1e-3)
 
@@ -59,7 +61,8 @@ def test_costs_are_found_again(operator, module, byte, shapes):
 def test_costs_are_never_negative():
     profile = profile_of()
     fitted = host.fitted([(steps_of(), 1e-6), (steps_of(9), 1e-6)], profile, 1)
-    assert vars(fitted) == {"operator": 0.0, "module": 0.0, "byte": 0.0}
+    assert (fitted.step, fitted.module, fitted.byte) == (0.0, 0.0, 0.0)
+    assert fitted.operator == -5e-6
 
 
 def test_intervals_come_from_what_others_were_off():

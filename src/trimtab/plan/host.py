@@ -1,8 +1,8 @@
 """What this machine was measured to do, and what a step of a net will take on it: `trimtab calibrate` and `--on here`.
 
 A step is its operators, each timed alone once (as Zhu et al. 2020, Daydream, USENIX ATC, section 4, and Yu et al. 2021,
-Habitat, do on accelerators), and three costs that operators alone do not show: of each operator's bookkeeping, of each
-module's call, and of each new byte, whose pages the system hands out. These three are fitted, never negative, to whole
+Habitat, do on accelerators), and costs that operators alone do not show: of the step itself, of each operator's
+bookkeeping, of each module's call, and of each new byte, whose pages the system hands out. They are fitted to whole
 steps of the nets that the calibration ran. An operator of a shape that was not timed is scaled from the nearest of its
 kind.
 """
@@ -26,6 +26,8 @@ from trimtab.values.store import default_root, writing
 
 VERSION = 1
 LEAST_S = 1e-9
+MOST_SAVED_S = 5e-6
+"""Of an operator that runs within another, at most: alone it was called from Python."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,20 @@ class Check:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds that operators alone do not show."""
+    """Seconds that operators alone do not show; never negative but for an operator's, which alone is called anew."""
 
+    step: float
     operator: float
     module: float
     byte: float
 
     def of(self, steps: Steps) -> float:
         """Return their sum over a step."""
-        return self.operator * steps.operators + self.module * steps.modules + self.byte * steps.allocated
+        return self.step + self.calls(steps) + self.byte * steps.allocated
+
+    def calls(self, steps: Steps) -> float:
+        """Return what calls of operators and modules take."""
+        return self.operator * steps.operators + self.module * steps.modules
 
 
 @dataclass
@@ -96,8 +103,10 @@ class Profile:
     """Operator -> (additions and multiplications, bytes read and written)."""
     costs: dict[str, Costs] = field(default_factory=dict)
     """`PHASE-THREADS` -> costs."""
-    base_bytes: float = 0.0
-    """Of a process that has loaded its libraries and runs a net of no size."""
+    base_bytes: dict[str, float] = field(default_factory=dict)
+    """Phase -> bytes of a process that has loaded its libraries and runs a net of no size."""
+    held: dict[str, float] = field(default_factory=dict)
+    """Phase -> bytes that the system hands out for each byte that is held at once."""
     checks: list[Check] = field(default_factory=list)
 
     def seconds(self, steps: Steps, phase: str, threads: int) -> float:
@@ -105,9 +114,9 @@ class Profile:
         alone = sum(count * self.alone_s(name, steps.work[name], threads) for name, count in steps.counts.items())
         return alone + self.costs[f"{phase}-{threads}"].of(steps)
 
-    def bytes(self, steps: Steps) -> float:
+    def bytes(self, steps: Steps, phase: str) -> float:
         """Return the memory of a process that runs such steps, at most."""
-        return self.base_bytes + steps.resident + steps.peak
+        return self.base_bytes[phase] + self.held[phase] * (steps.resident + steps.peak)
 
     def timed_share(self, steps: Steps, threads: int) -> float:
         """Return the share of a step's time alone that is of operators which were timed as they are."""
@@ -162,11 +171,21 @@ def fitted(measured: Iterable[tuple[Steps, float]], profile: Profile, threads: i
     rows, rest = [], []
     for steps, seconds in measured:
         alone = sum(n * profile.alone_s(name, steps.work[name], threads) for name, n in steps.counts.items())
-        rows.append([steps.operators / seconds, steps.modules / seconds, steps.allocated / seconds])
-        rest.append((seconds - alone) / seconds)
+        rows.append([1 / seconds, steps.operators / seconds, steps.modules / seconds, steps.allocated / seconds])
+        rest.append((seconds - alone + MOST_SAVED_S * steps.operators) / seconds)
     scale = np.maximum(np.abs(np.array(rows)).max(axis=0), LEAST_S)
     found, _ = nnls(np.array(rows) / scale, np.array(rest))
-    return Costs(*(float(value) for value in found / scale))
+    step, operator, module, byte = (float(value) for value in found / scale)
+    return Costs(step, operator - MOST_SAVED_S, module, byte)
+
+
+def held_share(measured: Iterable[tuple[Steps, float]], base: float) -> float:
+    """Return the bytes beyond a base that the system hands out for each byte held at once, by least squares.
+
+    `measured`: (steps, bytes of their process).
+    """
+    pairs = [(steps.resident + steps.peak, taken - base) for steps, taken in measured]
+    return max(1.0, sum(a * b for a, b in pairs) / max(sum(a * a for a, _ in pairs), 1.0))
 
 
 def path_of(cpu: str, cores: int) -> Path:
