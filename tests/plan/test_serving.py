@@ -86,6 +86,28 @@ def test_weights_of_four_bits_are_read_sooner_where_products_stay_in_sixteen():
     assert packed.memory_bytes < 0.4 * whole.memory_bytes
 
 
+def test_sequences_that_memory_cannot_hold_wait_for_their_turn():
+    big = models.named("llama3:70b")
+    few, many = (Serving(big, chips.load("h200"), 1024, 8192, batch, weights="fp8") for batch in (8, 128))
+    assert few.slots == 8
+    assert 8 < many.slots < 128
+    assert many.token_s == pytest.approx(replace(many, batch=round(many.slots)).token_s, rel=0.03)
+    assert many.waiting_s > 0.5 * many.output * many.token_s
+    assert many.busy[1] <= 1
+
+
+def test_steps_that_read_no_prompt_are_the_shorter_ones():
+    job = Serving(LLAMA, H100, 1024, 512, batch=64)
+    assert job.step_s() < job.token_s < job.step_s(job.prompt)
+    assert Serving(LLAMA, H100, 1024, 1, batch=64).token_s > job.step_s(job.prompt)
+
+
+@given(st.sampled_from([2, 4, 8]), st.floats(1, 1e5))
+def test_an_all_reduce_never_gets_shorter_with_more_to_send(tp, tokens):
+    job = Serving(LLAMA, H100, 512, 128, tp=tp)
+    assert 0 < job._talk_s(tokens) <= job._talk_s(2 * tokens) <= 2 * job._talk_s(tokens)
+
+
 def test_numbers_are_checked():
     with pytest.raises(UsageError, match="from 1 on"):
         Serving(LLAMA, H100, 0, 1)

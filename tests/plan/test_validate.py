@@ -76,6 +76,7 @@ def test_nothing_is_skipped_in_silence(few):
         len(path.read_text().splitlines()) - 1 for path in TABLES.glob("*.csv") if not path.name.startswith(SLOW)
     )
     assert sum(one["scored"] for one in few["tables"]) + sum(few["not_scored"].values()) >= lines * 0.99
+    assert all(one["rows"] == one["scored"] + sum(one["not_scored"].values()) for one in few["tables"])
     json.dumps(few, allow_nan=False)
 
 

@@ -25,8 +25,8 @@ FEWEST, MOST = 5, 1000
 """Runs that are timed."""
 ALONE_SECONDS = 0.01
 """For one operator."""
-QUARTER = 4
-"""What else a machine does makes times longer, never shorter: the time told is the lower quartile."""
+TENTH = 10
+"""What else a machine does makes times longer, never shorter: the time told is the lowest tenth's end."""
 Call = Callable[[], Any]
 
 
@@ -55,20 +55,21 @@ def recorded(step: Call, module: nn.Module, times: dict[str, float] | None = Non
 
 
 def steady_s(step: Call, seconds: float = 1.0) -> float:
-    """Return the lower quartile of a step's wall time, in seconds, after two runs that are not counted."""
+    """Return the lowest tenth's end of a step's wall time, in seconds, after two runs that are not counted."""
     step()
     step()
-    return _quartile(step, seconds)
+    return _low(step, seconds)
 
 
-def _quartile(call: Call, seconds: float) -> float:
+def _low(call: Call, seconds: float, prepare: Call = lambda: None) -> float:
     taken: list[float] = []
     ends = time.perf_counter() + seconds
     while len(taken) < FEWEST or (time.perf_counter() < ends and len(taken) < MOST):
+        prepare()
         begun = time.perf_counter()
         call()
         taken.append(time.perf_counter() - begun)
-    return sorted(taken)[len(taken) // QUARTER]
+    return sorted(taken)[len(taken) // TENTH]
 
 
 @contextmanager
@@ -170,12 +171,20 @@ def _work(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: 
 
 
 def _alone_s(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-    """Return the time of an operator by itself; what it would change is copied first."""
-    if operator._schema.is_mutable:
-        args, kwargs = trees.tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, (args, kwargs))
+    """Return the time of an operator by itself; what it would change is a fresh copy each time.
+
+    (Changed again and again, numbers end among those next to zero, with which processors are slow.)
+    """
+    given: Any = (args, kwargs)
+
+    def copy() -> None:
+        nonlocal given
+        given = trees.tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, (args, kwargs))
 
     def call() -> Any:
-        return operator(*args, **kwargs)
+        return operator(*given[0], **given[1])
 
+    prepare = copy if operator._schema.is_mutable else lambda: None
+    prepare()
     call()
-    return _quartile(call, ALONE_SECONDS)
+    return _low(call, ALONE_SECONDS, prepare)

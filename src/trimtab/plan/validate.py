@@ -36,14 +36,19 @@ def validate(folder: Path | None = None) -> dict[str, Any]:
     if not folder.is_dir():
         raise DataError(f"no folder of tables at {folder}; give one with --tables DIR")
     tables: dict[str, list[Case]] = defaultdict(list)
-    skipped: Counter[str] = Counter()
-    for _, found in read(folder):
+    skipped: dict[str, Counter[str]] = defaultdict(Counter)
+    for file, found in read(folder):
         if isinstance(found, Case):
             tables[found.table].append(found)
         else:
-            skipped[found.reason] += 1
-    scored = [_scored(name, cases, tables) for name, cases in sorted(tables.items())]
-    return {"tables": scored, "pooled": _pooled(tables), "not_scored": dict(skipped.most_common())}
+            skipped[Path(file).stem][found.reason] += 1
+    scored = []
+    for name, cases in sorted(tables.items()):
+        left = dict(skipped[name.partition(":")[0]].most_common())
+        rows = len(cases) + sum(left.values())
+        scored.append({"table": name, "rows": rows, **_scored(name, cases, tables), "not_scored": left})
+    whole = sum(skipped.values(), Counter[str]())
+    return {"tables": scored, "pooled": _pooled(tables), "not_scored": dict(whole.most_common())}
 
 
 def _scored(name: str, cases: Sequence[Case], tables: dict[str, list[Case]]) -> dict[str, Any]:
@@ -57,9 +62,7 @@ def _scored(name: str, cases: Sequence[Case], tables: dict[str, list[Case]]) -> 
     }
     best = min(naive.values(), default=0.0)
     return {
-        "table": name,
         "quantity": cases[0].quantity,
-        "rows": len(cases),
         "scored": len(cases),
         "median_ape": median(sizes),
         "held_out_ape": median(held) if held else None,

@@ -255,8 +255,9 @@ def validation(document: Mapping[str, Any]) -> RenderableType:
             f"{one['bias']:+.1%}",
             *("–" if value is None else f"{value:.0%}" for value in covered),
         ]
-        table.add_row(one["table"], str(one["scored"]), *cells, f"{best:.1%}", skill)
+        rows = f"{one['scored']} of {one['rows']}" if one["rows"] > one["scored"] else str(one["scored"])
+        table.add_row(one["table"], rows, *cells, f"{best:.1%}", skill)
     missed = sum(document["not_scored"].values())
-    why = [f"{count} rows: {reason}" for reason, count in list(document["not_scored"].items())[:MOST_REJECTED]]
+    why = [f"{count} rows: {reason}" for reason, count in document["not_scored"].items()]
     scored = document["pooled"]["scored"]
     return Group(table, Text("\n".join([f"{scored} rows scored, {missed} not:", *why]), style="dim"))
