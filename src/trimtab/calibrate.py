@@ -99,7 +99,7 @@ def calibrate(
         batches = dict.fromkeys(PHASES, (batch,))
         orders = [Order(net, tasks[kind], BATCHES, effort=effort) for net, kind in SUITE]
         orders += [Order(model, task, batches, effort=effort) for model in models]
-        profile = Profile(machine.cpu, machine.cores, machines.versions()["torch"], date.today().isoformat())
+        profile = Profile(machine.cpu, machine.cores, machines.versions().get("torch", ""), date.today().isoformat())
         profile.base_bytes = _base(Order(SMALLEST[0], tasks[SMALLEST[1]], BATCHES))
         threads = sorted({1, machine.cores})
         whole = len(orders) * len(threads)
@@ -133,12 +133,12 @@ def opened(model: str, task: str, seed: int = 0) -> tuple[Any, Any]:
     Raises:
         DataError: the model cannot be opened on the task, or is no torch model.
     """
-    from trimtab.fit.program import Net
-
     shop = Workshop(open_task(task), Store(), machines.here(), seed=seed)
     made = shop.open(model)
     if made.model.format != "torch":
         raise DataError(f"{model} is a {made.model.format} model; steps are told of torch models (zoo:, torch:, hf:)")
+    from trimtab.fit.program import Net
+
     return Net.load(made.model, editable=True), shop.view
 
 
@@ -223,13 +223,11 @@ def apart(call: Callable[..., Any], *arguments: Any) -> Any:
 
 def timed(order: Order, times: dict[str, float]) -> dict[str, Any]:
     """Time the steps of a net and their operators; called in a process of its own."""
-    import torch
-
-    from trimtab.fit.steps import step_of
+    net, view = opened(order.model, order.task)
+    from trimtab.fit.steps import step_of, use_threads
     from trimtab.fit.tape import steady_s
 
-    torch.set_num_threads(order.threads)
-    net, view = opened(order.model, order.task)
+    use_threads(order.threads)
     found = []
     for phase, batches in order.batches.items():
         for batch in batches:
@@ -240,12 +238,10 @@ def timed(order: Order, times: dict[str, float]) -> dict[str, Any]:
 
 def memory_of(order: Order) -> float:
     """Return the bytes that this process took at most for a few steps; called in a process of its own."""
-    import torch
-
-    from trimtab.fit.steps import step_of
-
-    torch.set_num_threads(order.threads)
     net, view = opened(order.model, order.task)
+    from trimtab.fit.steps import step_of, use_threads
+
+    use_threads(order.threads)
     step = step_of(order.phase, net, view, max(order.batches[order.phase]))
     for _ in range(3):
         step()

@@ -235,6 +235,8 @@ def _training_words(words: argparse.ArgumentParser) -> None:
     for name in ("tp", "pp", "dp", "cp", "ep", "micro-batch", "interleave"):
         words.add_argument(f"--{name}", type=number(int, 1), metavar="N")
     words.add_argument("--zero", type=number(int, 0, 3), metavar="0..3", help="what replicas share out")
+    words.add_argument("--shard", type=number(int, 1), metavar="N", help="chips that share out one copy (HSDP, zero 3)")
+    words.add_argument("--lora", action="store_true", help="only small adapters are trained, the weights stay")
     words.add_argument("--recompute", choices=("none", "selective", "operators", "full"))
 
 

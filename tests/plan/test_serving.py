@@ -43,7 +43,7 @@ def test_a_lone_token_of_a_mixture_reads_few_experts():
 def test_more_takes_longer(prompt, output, batch, tp):
     job = Serving(LLAMA, H100, prompt, output, batch, tp)
     assert job.first_token_s <= job.waiting_s
-    assert replace(job, batch=batch + 1).step_s() > job.step_s()
+    assert replace(job, batch=batch + 1).step_s() >= job.step_s()
     assert replace(job, prompt=2 * prompt).first_token_s > job.first_token_s
     assert replace(job, batch=2 * batch).tokens_per_s > job.tokens_per_s * 0.99
     assert replace(job, weights="fp8").weight_bytes < job.weight_bytes

@@ -102,7 +102,19 @@ def test_all_chips_together_hold_every_weight_and_its_state(name, dp, tp, pp, ep
     assert parts["weights"] * held >= 0.999 * 2 * arch.parameters
 
 
+def test_hybrid_sharding_keeps_weights_near_and_copies_of_them_far():
+    """Zhao et al. 2023, arXiv 2304.11277, section 3.2.2."""
+    slow = replace(H100, network_gbs=3.0)
+    whole, near = (job(LLAMA, slow, 512, dp=64, zero=3, shard=shard) for shard in (0, 8))
+    assert near.parts["data-parallel talk"] < 0.5 * whole.parts["data-parallel talk"]
+    assert Memory(near).parts["optimizer"] == pytest.approx(8 * Memory(whole).parts["optimizer"])
+    assert job(LLAMA, slow, 512, dp=64, zero=3, shard=64).seconds == pytest.approx(whole.seconds)
+    assert "shard=8" in str(near.layout)
+
+
 BROKEN = {
+    "nothing else is shared out so": {"shard": 2, "dp": 2},
+    "shard=3 does not divide dp x cp": {"shard": 3, "dp": 8, "zero": 3},
     "does not divide the 96 heads": {"tp": 5},
     "more stages than the 96 layers": {"pp": 128},
     "needs pp above 1": {"interleave": 2},

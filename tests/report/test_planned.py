@@ -65,6 +65,8 @@ def test_a_validation_in_the_terminal():
     line = {
         "table": "t",
         "scored": 2,
+        "rows": 2,
+        "not_scored": {},
         "median_ape": 0.1,
         "held_out_ape": None,
         "mean_ape": 0.2,

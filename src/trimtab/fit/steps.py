@@ -18,6 +18,11 @@ from trimtab.values.task import TaskView
 PHASES = ("train", "infer")
 
 
+def use_threads(count: int) -> None:
+    """Let this process's operators use so many threads."""
+    torch.set_num_threads(count)
+
+
 def step_of(phase: str, net: Net, view: TaskView, batch: int) -> Call:
     """Return a step as `train` does it (AdamW, images channels last), or one answer; data is at hand in both.
 

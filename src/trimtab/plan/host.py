@@ -26,6 +26,7 @@ from trimtab.values.store import default_root, writing
 
 VERSION = 1
 LEAST_S = 1e-9
+MOST_HELD = 3.0
 MOST_SAVED_S = 5e-6
 """Of an operator that runs within another, at most: alone it was called from Python."""
 
@@ -182,10 +183,13 @@ def fitted(measured: Iterable[tuple[Steps, float]], profile: Profile, threads: i
 def held_share(measured: Iterable[tuple[Steps, float]], base: float) -> float:
     """Return the bytes beyond a base that the system hands out for each byte held at once, by least squares.
 
+    Of small nets, which hold little, that says nothing: it is between one and a few.
+
     `measured`: (steps, bytes of their process).
     """
     pairs = [(steps.resident + steps.peak, taken - base) for steps, taken in measured]
-    return max(1.0, sum(a * b for a, b in pairs) / max(sum(a * a for a, _ in pairs), 1.0))
+    found = sum(a * b for a, b in pairs) / max(sum(a * a for a, _ in pairs), 1.0)
+    return min(MOST_HELD, max(1.0, found))
 
 
 def path_of(cpu: str, cores: int) -> Path:

@@ -31,6 +31,9 @@ class Layout:
     """Pieces of a stage (Narayanan et al. 2021, section 2.2)."""
     zero: int = 1
     """What replicas share out (Rajbhandari et al. 2020): 0 nothing, 1 the optimizer, 2 gradients, 3 weights (FSDP)."""
+    shard: int = 0
+    """With zero=3, chips that share out one copy of all, hybrid sharding (Zhao et al. 2023, arXiv 2304.11277, section
+    3.2.2); 0: all replicas."""
     recompute: str = "none"
     sequence: bool = True
     """Sequence parallelism beside tensor parallelism (Korthikanti et al. 2022)."""
@@ -39,6 +42,11 @@ class Layout:
     def chips(self) -> int:
         """All of them."""
         return self.tp * self.pp * self.cp * self.dp
+
+    @property
+    def sharers(self) -> int:
+        """Chips that share out one copy of what is sharded."""
+        return self.shard or self.dp * self.cp
 
     def micro_batches(self, batch: int) -> float:
         """Return how many micro-batches of each replica make a step's batch (sequences)."""
@@ -71,6 +79,8 @@ class Layout:
             (arch.experts % self.ep, "ep", "ep={ep} does not divide the {experts} experts of {name}"),
             (self.ep > 1 and shared % self.ep, "ep dp cp tp", "ep={ep} does not divide dp x cp x tp"),
             (self.recompute not in RECOMPUTE, "recompute", "recompute is one of {kinds}, got {recompute!r}"),
+            (self.shard and self.zero != 3, "shard zero", "shard={shard} needs zero=3: nothing else is shared out so"),
+            (self.shard and self.dp * self.cp % self.shard, "shard dp cp", "shard={shard} does not divide dp x cp"),
             (
                 self.zero == 3 and self.pp > 1,
                 "zero pp",
@@ -89,5 +99,6 @@ class Layout:
     def __str__(self) -> str:
         degrees = {"tp": self.tp, "pp": self.pp, "cp": self.cp, "ep": self.ep, "dp": self.dp}
         words = [f"{name}={value}" for name, value in degrees.items() if value > 1]
-        extras = [f"micro_batch={self.micro_batch}", f"zero={self.zero}", f"recompute={self.recompute}"]
+        shard = [f"shard={self.shard}"] if self.shard else []
+        extras = [f"micro_batch={self.micro_batch}", f"zero={self.zero}", *shard, f"recompute={self.recompute}"]
         return " ".join([*words, *([f"interleave={self.interleave}"] if self.interleave > 1 else []), *extras])

@@ -24,7 +24,7 @@ from trimtab.values.tab import read_tab
 
 QUANTITIES = ("step_s", "tokens_per_s", "mfu", "memory_gib")
 """What a run may have measured."""
-LAYOUT = ("tp", "pp", "dp", "cp", "ep", "zero", "micro_batch", "interleave")
+LAYOUT = ("tp", "pp", "dp", "cp", "ep", "zero", "shard", "micro_batch", "interleave")
 NUMBERS = (*LAYOUT, "count", "batch", "seq")
 """Columns that are whole numbers, and options of the command too; `on`, `dtype`, `stack` and `recompute` are words."""
 FURTHEST = math.log(20)

@@ -57,6 +57,7 @@ class Constants:
     step_us: float
     reduce_us: float
     ring_us: float
+    expert_us: float
     queue: float
     accept_ms: float
     gpu_busy: float

@@ -189,14 +189,14 @@ class Serving:
         )
 
     def _experts_s(self, tokens: float) -> float:
-        """Return the time of the experts: the weights of those that some token chose are read."""
+        """Return the time of the experts: the weights of those that some token chose are read, and tokens sorted."""
         arch = self.arch
         chosen = arch.experts * self._chosen(tokens)
         routed = tokens * arch.active / chosen
         seconds = self._products_s(feed_forward(arch, routed, arch.expert_ffn / self.tp, chosen))
         if arch.shared:
             seconds += self._products_s(feed_forward(arch, tokens, arch.shared * arch.expert_ffn / self.tp))
-        return seconds
+        return seconds + self.fitted.expert_us * 1e-6
 
     def _output_s(self, answers: float) -> float:
         arch = self.arch

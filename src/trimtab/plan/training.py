@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 
-from trimtab.maths.transformer import Product, feed_forward, projections, score_operations
+from trimtab.maths.transformer import Product, feed_forward, model_operations, projections, score_operations
 from trimtab.plan.layout import Layout
 from trimtab.plan.rates import Constants, Rates, constants
 from trimtab.plan.stack import Stack
@@ -64,6 +64,12 @@ class Training:
         """Tokens of a micro-batch on one chip."""
         return self.layout.micro_batch * self.seq / self.layout.cp
 
+    @property
+    def operations(self) -> float:
+        """Of the model in a step, recomputation left out (Chowdhery et al. 2022, PaLM, appendix B)."""
+        whole = model_operations(self.arch, self.batch * self.seq, self.seq)
+        return whole * (2 / 3 if self.frozen else 1)
+
     @cached_property
     def parts(self) -> dict[str, float]:
         """Seconds of a step by what they are spent on."""
@@ -79,6 +85,11 @@ class Training:
         """Of the largest stage."""
         return math.ceil(self.arch.layers / self.layout.pp)
 
+    @property
+    def alone(self) -> Training:
+        """The same as far as one layer sees it, which stages and replicas leave as it is."""
+        return replace(self, batch=0, layout=replace(self.layout, pp=1, dp=1, interleave=1, zero=0, shard=0))
+
     @cached_property
     def weights(self) -> Weights:
         """Weights of one chip."""
@@ -87,7 +98,7 @@ class Training:
         others = arch.parameters - arch.embedding_parameters - experts
         stage = self.layers / arch.layers
         ends = 2 if layout.pp > 1 and not arch.tied else 1
-        ranks = layout.dp * layout.cp
+        ranks = layout.sharers
         return Weights(
             others * stage / layout.tp,
             experts * stage / layout.ep,
@@ -140,7 +151,7 @@ def regime_of(job: Training) -> str:
 def _step(job: Training) -> Parts:
     layout = job.layout
     count = layout.micro_batches(job.batch)
-    micro = _scaled(_layer(job), job.layers)
+    micro = _scaled(_layer(job.alone), job.layers)
     micro["output layer"] = _output_layer(job) * (1 + 1 / layout.pp) / 2  # the last stage has it, the others wait half
     micro["pipeline talk"] += _sends(job)
     one = sum(micro.values())
@@ -152,6 +163,7 @@ def _step(job: Training) -> Parts:
     return Parts(float, {name: value for name, value in step.items() if value})
 
 
+@lru_cache(maxsize=1 << 12)
 def _layer(job: Training) -> Parts:
     """Return the parts of one layer's forward and backward pass, recomputation included."""
     forward, once = _forward(job), Parts(float)
@@ -282,7 +294,7 @@ def _exchange(job: Training, one: float, count: float) -> float:
     """Return what is not hidden of exchanging gradients, and weights where they are sharded."""
     layout, wires = job.layout, job.rates.wires
     if layout.zero == 3:
-        return count * _sharded(job, one)
+        return count * _sharded(job, one) + _among_copies(job, one)
     if job.frozen:
         return 0.0
     back = 2 if layout.zero else job.stack.grad_bytes
@@ -299,13 +311,22 @@ def _sharded(job: Training, one: float) -> float:
     """Return what of gathering weights twice, and scattering gradients, a micro-batch does not hide."""
     wires, layout = job.rates.wires, job.layout
     if job.stack.flat:
-        talk = 3 * wires.flat_s(2 * job.weights.layers, layout.dp * layout.cp)
+        talk = 3 * wires.flat_s(2 * job.weights.layers, layout.sharers)
         return max(talk - job.stack.shard_overlap * one, LEAST_EXPOSED * talk)
     talk = 0.0
+    copies = layout.dp * layout.cp // layout.sharers
     for weights, ranks in ((job.weights.shared, job.weights.ranks), (job.weights.routed, job.weights.expert_ranks)):
-        talk += 3 * wires.gather_s(2 * weights, ranks, max(1, layout.chips // ranks))
+        talk += 3 * wires.gather_s(2 * weights, ranks, max(1, layout.chips // copies // ranks))
     exposed = job.fitted.exposed
     return exposed * talk + max(0.0, (1 - exposed) * talk - one)
+
+
+def _among_copies(job: Training, one: float) -> float:
+    """Return what a micro-batch does not hide of adding up gradients among hybrid sharding's copies, once a step."""
+    layout = job.layout
+    copies = layout.dp * layout.cp // layout.sharers
+    size = job.weights.each(sharded=True) * job.stack.grad_bytes
+    return max(0.0, job.rates.wires.reduce_s(size, copies, layout.sharers * layout.tp) - 0.66 * one)
 
 
 def _scaled(parts: Parts, factor: float) -> Parts:

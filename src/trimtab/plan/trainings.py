@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from trimtab.errors import UsageError
 from trimtab.maths.pareto import frontier
 from trimtab.maths.scaling import HOFFMANN, PER_OPERATION
-from trimtab.maths.transformer import model_operations
 from trimtab.plan.costs import Bill, Limits, Terms, lost_share
 from trimtab.plan.intervals import predicted
 from trimtab.plan.layout import Layout
@@ -49,6 +48,8 @@ class Order:
     """Fields of the layout that the user wants so."""
     terms: Terms = field(default_factory=Terms.of)
     limits: Limits = field(default_factory=Limits)
+    frozen: bool = False
+    """Only small adapters are trained (LoRA); the weights stay."""
 
     @property
     def sequences(self) -> int:
@@ -60,7 +61,7 @@ class Order:
 
     def job(self, chip: Chip, layout: Layout) -> Training:
         """Return the training in a layout."""
-        return Training(self.arch, chip, self.sequences, self.seq, layout, self.stack, self.dtype)
+        return Training(self.arch, chip, self.sequences, self.seq, layout, self.stack, self.dtype, frozen=self.frozen)
 
     @property
     def stack(self) -> Stack:
@@ -89,8 +90,8 @@ class Plan:
     @property
     def mfu(self) -> float:
         """Model operations a second as a share of the peak (Chowdhery et al. 2022, PaLM, appendix B)."""
-        work = model_operations(self.job.arch, self.job.batch * self.job.seq, self.job.seq)
-        return work / self.job.seconds / (self.job.layout.chips * self.job.chip.peak(self.job.dtype) * 1e12)
+        job = self.job
+        return job.operations / job.seconds / (job.layout.chips * job.chip.peak(job.dtype) * 1e12)
 
     @property
     def bill(self) -> Bill:
@@ -184,9 +185,10 @@ def _shapes(order: Order, chip: Chip, count: int, checked: bool = True) -> Itera
             )
             for micro, zero, ep in degrees:
                 interleave = fixed.get("interleave", _pieces(arch.layers, pp))
-                layout = Layout(tp, pp, dp, cp, ep, micro, interleave, zero, sequence=tp > 1)
-                if not checked or not any(layout.broken(arch, order.sequences)):
-                    yield layout
+                for shard in _choices(fixed, "shard", (0, node) if zero == 3 and dp * cp > node > 1 else (0,)):
+                    layout = Layout(tp, pp, dp, cp, ep, micro, interleave, zero, shard, sequence=tp > 1)
+                    if not checked or not any(layout.broken(arch, order.sequences)):
+                        yield layout
 
 
 def _choices(fixed: dict[str, Any], name: str, usual: Sequence[int]) -> Sequence[int]:
@@ -227,7 +229,7 @@ def plan(order: Order, chips: Sequence[Chip], counts: Sequence[int] = COUNTS) ->
         UsageError: none keeps the limits: tells the nearest.
     """
     about = {"kind": "train", "model": order.arch.name, "parameters": order.arch.parameters, "tokens": order.tokens}
-    if not order.arch.experts:
+    if not order.arch.experts and not order.frozen:
         about["advice"] = advice(order.arch.parameters, order.tokens)
     about |= {"batch": order.sequences, "seq": order.seq, "dtype": order.dtype, "stack": order.program}
     return choose(about, order.limits, ((chip, [best(order, chip, count) for count in counts]) for chip in chips))

@@ -26,7 +26,7 @@ TRAINED = ("bf16", "fp16", "fp8")
 """Number formats of products in a training; weights and Adam's state are kept as such trainings keep them."""
 TRAINING_WORDS = ("tokens", "samples", "seq", "count", "budget", "deadline", "stack")
 SERVING_WORDS = ("prompt", "output", "ttft", "tpot")
-LAYOUT = ("tp", "pp", "dp", "cp", "ep", "zero", "micro_batch", "interleave", "recompute")
+LAYOUT = ("tp", "pp", "dp", "cp", "ep", "zero", "shard", "micro_batch", "interleave", "recompute")
 """Fields of a layout that can be fixed."""
 NET_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 ALIASES = {"parameters": ("parameters", "params", "n"), "tokens": ("tokens", "samples", "d"), "loss": ("loss",)}
@@ -69,6 +69,7 @@ def _order(words: Mapping[str, Any], dtype: str, tokens: float) -> trainings.Ord
         {name: words[name] for name in LAYOUT if words.get(name) is not None},
         _terms(words),
         _limits(words),
+        bool(words.get("lora")),
     )
 
 
@@ -124,7 +125,8 @@ def _check_fixed(order: trainings.Order, counts: Sequence[int]) -> None:
     if counts and all(count % needed for count in counts):
         raise UsageError(f"tp x pp x cp = {needed} does not divide --count {', '.join(map(str, counts))}")
     numbers = {name: fixed.get(name, 1) for name in ("tp", "pp", "dp", "cp", "ep", "micro_batch", "interleave")}
-    layout = Layout(**numbers, zero=fixed.get("zero", 1), recompute=fixed.get("recompute", "none"))
+    zero = fixed.get("zero", 3 if "shard" in fixed else 1)
+    layout = Layout(**numbers, zero=zero, shard=fixed.get("shard", 0), recompute=fixed.get("recompute", "none"))
     broken = [text for degrees, text in layout.rules(order.arch, order.sequences) if degrees <= fixed.keys()]
     if broken:
         raise UsageError("; ".join(broken))

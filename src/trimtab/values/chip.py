@@ -75,6 +75,10 @@ class Chip:
         if missing:
             raise DataError(f"chip {self.name}: {' and '.join(missing)} cannot be left out")
 
+    def __hash__(self) -> int:
+        """Agree with equality, without the tables of rates, which have no hash."""
+        return hash((self.name, self.memory_gb, self.bandwidth_gbs, self.link_chips, self.network_gbs, self.full_w))
+
     def has(self, dtype: str) -> bool:
         """Tell whether the chip multiplies a number format."""
         return dtype in self.peak_tflops or TWINS.get(dtype) in self.peak_tflops

@@ -1,7 +1,8 @@
-"""MLPerf training: ResNet-50 and BERT on chips from the A10G to the H100, by many submitters (MLCommons).
+"""MLPerf training: ResNet-50, BERT and large language models, by many submitters (MLCommons).
 
 `mean_last_progress` says how long a run trained: epochs of ImageNet for ResNet-50, sequences for BERT, whose sequences
-of up to 512 tokens are packed, or their padding left out.
+of up to 512 tokens are packed, or their padding left out; tokens for GPT-3, sequences for the others. How a language
+model was laid out is not told, but for its micro-batches: it is the fastest layout that the planner finds with as many.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from trimtab.maths.transformer import model_operations
-from trimtab.plan import models
-from trimtab.plan.evidence import Case, Row, Skipped, by_row
+from trimtab.plan import models, trainings
+from trimtab.plan.evidence import Case, NotPlanned, Row, Skipped, by_row, whole
 from trimtab.plan.evidence._names import chip
 from trimtab.plan.layout import Layout
 from trimtab.plan.nets import RESNET50, NetTraining
@@ -23,6 +23,12 @@ from trimtab.values.chip import Chip
 
 FILES = ("train_mlperf_all_rounds.csv",)
 IMAGENET = 1281167
+LANGUAGE = {
+    "gpt3": ("gpt:175b", 2048, "tokens"),
+    "llama2_70b_lora": ("llama2:70b", 8192, "sequences"),
+    "llama31_405b": ("llama3:405b", 8192, "sequences"),
+}
+"""Benchmark -> architecture, tokens of a sequence, and what its progress counts."""
 TOKENS = 250
 """Of a BERT sequence, on average, without padding."""
 HOPPER = ("h100", "h200", "gh200", "b200", "gb200")
@@ -42,7 +48,7 @@ def network_gbs(text: str, chips_of_node: int) -> float:
     50.0
     """
     parts = re.split(r",\s*(?=\w+:)", text)
-    named = [part for part in parts if re.match(r"(storage|management):", part, re.IGNORECASE) is None]
+    named = [part for part in parts if re.match(r"(storage|management)\b", part, re.IGNORECASE) is None]
     rates = [int(count) * float(rate) for part in named for count, rate in CARDS.findall(part)]
     return max(rates, default=0.0) / 8 / max(1, chips_of_node)
 
@@ -54,8 +60,9 @@ def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
 
 
 def _case(table: str, row: Row) -> Case | Skipped:
-    if row["benchmark"] not in ("resnet", "bert"):
-        return Skipped(f"MLPerf {row['benchmark']}: its net is not planned")
+    kind = row["benchmark"]
+    if kind not in ("resnet", "bert", *LANGUAGE):
+        return Skipped(f"MLPerf {kind}: its net is not planned")
     if row["accelerator"] == "N/A":
         return Skipped("MLPerf on CPUs")
     gpu = chip(row["accelerator"])
@@ -66,19 +73,16 @@ def _case(table: str, row: Row) -> Case | Skipped:
         return Skipped("MLPerf open division: another net or target")
     count, batch = int(float(row["nodes"])) * int(row["accel_per_node"]), int(row["global_batch_size"])
     progress = float(row["mean_last_progress"])
-    if row["benchmark"] == "bert" and progress < EPOCHS:
+    if kind == "bert" and progress < EPOCHS:
         return Skipped("MLPerf BERT whose progress is not told in sequences")
-    seconds, ideal = (
-        _resnet(gpu, count, batch, progress)
-        if row["benchmark"] == "resnet"
-        else _bert(gpu, count, batch, progress, row)
-    )
+    reader = {"resnet": _resnet, "bert": _bert}.get(kind, _language)
+    seconds, ideal = reader(gpu, count, batch, progress, row)
     return Case(
-        f"{table}:{row['benchmark']}",
+        f"{table}:{kind}",
         "minutes",
         f"{row['round']} {row['submitter']} {count} x {gpu.name}",
-        f"mlperf-{row['benchmark']}-{gpu.name}",
-        row["benchmark"],
+        f"mlperf-{kind}-{gpu.name}",
+        "mlperf-language" if kind in LANGUAGE else kind,
         float(row["minutes_olympic_mean"]),
         seconds * (1 + constants().evaluation) / 60,
         ideal / 60,
@@ -86,7 +90,7 @@ def _case(table: str, row: Row) -> Case | Skipped:
     )
 
 
-def _resnet(gpu: Chip, count: int, batch: int, epochs: float) -> tuple[float, float]:
+def _resnet(gpu: Chip, count: int, batch: int, epochs: float, row: Row) -> tuple[float, float]:
     images = epochs * IMAGENET
     ideal = 3 * RESNET50.operations * images / (gpu.peak("bf16") * 1e12 * count)
     return images / batch * NetTraining(RESNET50, gpu, batch, count).seconds, ideal
@@ -98,5 +102,28 @@ def _bert(gpu: Chip, count: int, batch: int, sequences: float, row: Row) -> tupl
     layout = Layout(dp=count, micro_batch=local, zero=1)
     dtype = "fp8" if gpu.name.startswith(HOPPER) else "bf16"
     job = Training(arch, gpu, batch, TOKENS, layout, stack("mlperf"), dtype, causal=False)
-    work = model_operations(arch, sequences * TOKENS, TOKENS)
-    return sequences / batch * job.seconds, work / (gpu.peak("bf16") * 1e12 * count)
+    steps = sequences / batch
+    return steps * job.seconds, steps * job.operations / (gpu.peak("bf16") * 1e12 * count)
+
+
+def _language(gpu: Chip, count: int, batch: int, progress: float, row: Row) -> tuple[float, float]:
+    name, seq, counted = LANGUAGE[row["benchmark"]]
+    arch = models.named(name)
+    seq = whole(row["seq_len"], seq)
+    sequences = progress / seq if counted == "tokens" else progress
+    dtype = "fp8" if gpu.has("fp8") else "bf16"
+    order = trainings.Order(arch, 1.0, seq, batch, dtype, "megatron-core", frozen="lora" in row["benchmark"])
+    jobs = [
+        memory.job
+        for memory in trainings.tried(order, gpu, count)
+        if memory.verdict != "does not fit" and _accumulates(memory.job, whole(row["grad_accum"], 0))
+    ]
+    if not jobs:
+        raise NotPlanned("MLPerf: no layout that is tried has as many micro-batches")
+    seconds, steps = min(job.seconds for job in jobs), sequences / batch
+    return steps * seconds, steps * jobs[0].operations / (gpu.peak(dtype) * 1e12 * count)
+
+
+def _accumulates(job: Training, told: int) -> bool:
+    """Tell whether each replica has as many micro-batches as were told; 0: any."""
+    return not told or job.layout.micro_batches(job.batch) == told

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trimtab.maths.transformer import model_operations
 from trimtab.plan.evidence import Case, Row, by_row, system_of, whole
 from trimtab.plan.evidence._names import architecture, chip
 from trimtab.plan.layout import Layout
@@ -40,7 +39,6 @@ def cases(table: str, row: Row) -> Iterator[Case]:
 
 def _scored(table: str, row: Row, job: Training, label: str) -> Iterator[Case]:
     tokens, gpus = job.batch * job.seq, job.layout.chips
-    work = model_operations(job.arch, tokens, job.seq) * (2 / 3 if job.frozen else 1)
     peak = job.chip.peak(job.dtype) * 1e12
     kind = "moe" if job.arch.experts else "dense"
     name, system, regime = job.chip.name, system_of(job), regime_of(job)
@@ -54,7 +52,7 @@ def _scored(table: str, row: Row, job: Training, label: str) -> Iterator[Case]:
             regime,
             measured,
             rate / job.seconds,
-            tokens * peak / work,
+            tokens * peak / job.operations,
             name,
             grows=True,
         )
@@ -66,7 +64,7 @@ def _scored(table: str, row: Row, job: Training, label: str) -> Iterator[Case]:
             system,
             regime,
             float(row["tflops_per_gpu_with_cp"]),
-            work / job.seconds / gpus / 1e12,
+            job.operations / job.seconds / gpus / 1e12,
             peak / 1e12,
             name,
             grows=True,

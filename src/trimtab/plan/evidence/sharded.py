@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from trimtab.maths.transformer import model_operations
 from trimtab.plan.evidence import Case, Row, by_row
 from trimtab.plan.evidence._names import architecture, chip
 from trimtab.plan.layout import Layout
@@ -91,7 +90,7 @@ def _titan(table: str, row: Row) -> Iterator[Case]:
 
 def _throughput(table: str, label: str, system: str, row: Row, job: Training) -> Case:
     tokens, chips_used = job.batch * job.seq, job.layout.chips
-    ideal = tokens / (model_operations(job.arch, tokens, job.seq) / (job.chip.peak(job.dtype) * 1e12 * chips_used))
+    ideal = tokens / (job.operations / (job.chip.peak(job.dtype) * 1e12 * chips_used))
     return Case(
         table,
         "tokens_per_s_per_gpu",

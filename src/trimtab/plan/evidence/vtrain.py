@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trimtab.maths.transformer import model_operations
 from trimtab.plan.evidence import Case, Row, by_row, system_of
 from trimtab.plan.evidence._names import chip
 from trimtab.plan.layout import Layout
@@ -24,7 +23,6 @@ def cases(table: str, row: Row) -> Iterator[Case]:
     tp, pp, dp = (int(row[key]) for key in ("tp", "pp", "dp"))
     layout = Layout(tp, pp, dp, micro_batch=int(row["micro_batch"]), zero=0, sequence=False)
     job = Training(arch, chip(row["gpu"]), int(row["global_batch_seqs"]), seq, layout, stack("megatron-2021"))
-    work = model_operations(arch, job.batch * seq, seq)
     yield Case(
         table,
         "iteration_ms",
@@ -33,6 +31,6 @@ def cases(table: str, row: Row) -> Iterator[Case]:
         regime_of(job),
         float(row["iter_time_ms"]),
         job.seconds * 1e3,
-        work / (gpus * job.chip.peak("bf16") * 1e12) * 1e3,
+        job.operations / (gpus * job.chip.peak("bf16") * 1e12) * 1e3,
         job.chip.name,
     )
