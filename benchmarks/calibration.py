@@ -70,14 +70,14 @@ def lines(kind: str, checks: list[dict[str, Any]], about: dict[str, Any]) -> Ite
         yield {"name": name, "group": kind, "value": one["predicted_s"] / one["measured_s"] - 1, **step}
     for phase in calibrate.PHASES:
         errors = [abs(one["predicted_s"] / one["measured_s"] - 1) for one in checks if one["phase"] == phase]
-        yield {"name": f"median step, {phase}", "group": kind, "value": median(errors), "unit": "share"}
+        yield {"name": f"median_{phase}", "group": kind, "value": median(errors), "unit": "share"}
     held = [one for one in checks if one["measured_bytes"]]
     memory = [abs(one["predicted_bytes"] / one["measured_bytes"] - 1) for one in held]
-    yield {"name": "median memory", "group": kind, "value": median(memory), "unit": "share"}
-    yield {"name": "largest memory", "group": kind, "value": max(memory), "unit": "share"}
+    yield {"name": "median_memory", "group": kind, "value": median(memory), "unit": "share"}
+    yield {"name": "largest_memory", "group": kind, "value": max(memory), "unit": "share"}
     inside = [one["covered"] for one in checks if "covered" in one]
     if inside:
-        yield {"name": "in the 90% interval", "group": kind, "value": sum(inside) / len(inside), "unit": "share"}
+        yield {"name": "in_interval", "group": kind, "value": sum(inside) / len(inside), "unit": "share"}
 
 
 def main() -> int:
