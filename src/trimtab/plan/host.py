@@ -26,6 +26,8 @@ from trimtab.values.store import default_root, writing
 
 VERSION = 1
 LEAST_S = 1e-9
+LEAST_SHARE = 0.25
+"""Of what its operators take alone, a step takes at least, however little each saves within others."""
 MOST_HELD = 3.0
 MOST_SAVED_S = 5e-6
 """Of an operator that runs within another, at most: alone it was called from Python."""
@@ -113,7 +115,7 @@ class Profile:
     def seconds(self, steps: Steps, phase: str, threads: int) -> float:
         """Return the time of a step."""
         alone = sum(count * self.alone_s(name, steps.work[name], threads) for name, count in steps.counts.items())
-        return alone + self.costs[f"{phase}-{threads}"].of(steps)
+        return max(LEAST_SHARE * alone, LEAST_S, alone + self.costs[f"{phase}-{threads}"].of(steps))
 
     def bytes(self, steps: Steps, phase: str) -> float:
         """Return the memory of a process that runs such steps, at most."""
