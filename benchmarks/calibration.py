@@ -1,6 +1,6 @@
 """Measures this machine, then holds the planner against nets that it did not see; writes tabs/calibration.jsonl.
 
-    python benchmarks/calibration.py           about six minutes, with nothing beside it
+    python benchmarks/calibration.py           about ten minutes, with nothing beside it
 
 Two groups of lines: `seen`, the suite's own nets, each told from costs that the others were fitted on (its operators
 were timed); and `new`, other widths and depths, whose operators are scaled from the nearest that were timed.
@@ -84,7 +84,7 @@ def main() -> int:
     with Live() as progress:
         seen = calibrate.calibrate(tell=progress.doing)["checks"]
     machine = machines.here()
-    profile = host.load(machine)
+    profile = host.load(machine, calibrate.torch_release())
     about = {"cpu": machine.cpu, "cores": machine.cores, "torch": profile.torch, "date": profile.date}
     new = [line for threads in profile.times for line in measured_anew(profile, int(threads))]
     print(tabs.write("calibration", [*lines("seen", seen, about), *lines("new", new, about)]))

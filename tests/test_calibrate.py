@@ -8,7 +8,7 @@ import pytest
 
 from trimtab import calibrate, machines, planner
 from trimtab.cli import main
-from trimtab.errors import DataError, UsageError
+from trimtab.errors import DataError, UnknownName, UsageError
 from trimtab.plan import host
 from trimtab.values.tab import read_tab
 
@@ -104,6 +104,32 @@ def test_nets_are_planned_for_chips_too():
         planner.serve({**WORDS, "on": ["h100-sxm"]})
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "gpt:22b", "--tokens", "1e9", "--task", "digits"], "--task do not apply"),
+        (["serve", "llama3:8b", "--task", "digits"], "--task do not apply"),
+        (["train", "zoo:mlp", "--task", "digits", "--samples", "9", "--on", "l4", "--lora"], "--lora do not apply"),
+        (["choose", "llama3:8b", "--lora"], "--lora do not apply to serving"),
+        (["choose", "zoo:mlp", "--task", "digits", "--tokens", "9"], "--tokens do not apply to zoo:mlp"),
+        (["train", "gpt:22b", "--tokens", "1e9", "--explain-miss"], "give them with --measured"),
+        (["train", "gpt:22b", "--measured", "runs.csv", "--page", "x.html"], "--page do not apply to --measured"),
+    ],
+)
+def test_words_that_would_be_ignored_are_refused(words, message, capsys):
+    assert main(["plan", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_opened_is_told_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
+    told = []
+    with pytest.raises(UnknownName, match="unknown zoo net 'nonsense'"):
+        calibrate.calibrate(["zoo:nonsense"], "digits", tell=lambda what, _: told.append(what))
+    assert told == ["measuring zoo:nonsense, 1 threads"]
+    assert not (tmp_path / "profiles").exists()
+
+
 def test_a_machine_that_was_not_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
     with pytest.raises(UsageError, match="trimtab calibrate"):
@@ -120,4 +146,4 @@ def test_made_up_examples_are_read_as_classes(tmp_path):
     assert steps.resident == 16 * sum(each.numel() for each in net.parameters())
     assert steps.operations > 0
     assert np.isfinite(steps.peak)
-    assert isinstance(host.path_of("Some CPU @ 2.0", 2).name, str)
+    assert host.path_of("Some CPU @ 2.0", 2).name == "some-cpu---2-0-2.json"

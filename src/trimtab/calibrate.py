@@ -24,6 +24,7 @@ from trimtab.apply import Workshop, set_quiet_threads
 from trimtab.errors import DataError, SessionError
 from trimtab.plan import host
 from trimtab.plan.host import Check, Profile, Steps
+from trimtab.run.worker import die_with, status_bytes
 from trimtab.tasks import open_task
 from trimtab.values.store import Store
 
@@ -97,9 +98,9 @@ def calibrate(
     with tempfile.TemporaryDirectory() as scratch:
         tasks = made_up(Path(scratch))
         batches = dict.fromkeys(PHASES, (batch,))
-        orders = [Order(net, tasks[kind], BATCHES, effort=effort) for net, kind in SUITE]
-        orders += [Order(model, task, batches, effort=effort) for model in models]
-        profile = Profile(machine.cpu, machine.cores, machines.versions().get("torch", ""), date.today().isoformat())
+        orders = [Order(model, task, batches, effort=effort) for model in models]  # first: they may not open
+        orders += [Order(net, tasks[kind], BATCHES, effort=effort) for net, kind in SUITE]
+        profile = Profile(machine.cpu, machine.cores, torch_release(), date.today().isoformat())
         profile.base_bytes = _base(Order(SMALLEST[0], tasks[SMALLEST[1]], BATCHES))
         threads = sorted({1, machine.cores})
         whole = len(orders) * len(threads)
@@ -111,6 +112,11 @@ def calibrate(
             _settle(profile, measured, count)
     path = host.save(profile)
     return told(profile) | {"profile": str(path)}
+
+
+def torch_release() -> str:
+    """Return the release of torch that is installed; empty where none is."""
+    return machines.versions().get("torch", "")
 
 
 def told(profile: Profile) -> dict[str, Any]:
@@ -213,8 +219,8 @@ def made_up(folder: Path) -> dict[str, str]:
 
 
 def apart(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call in a fresh process, so that threads, memory and libraries are only its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    """Call in a fresh process, so that threads, memory and libraries are only its own; it ends with this one."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=die_with, initargs=(os.getpid(),)) as pool:
         try:
             return pool.submit(call, *arguments).result()
         except BrokenProcessPool as error:
@@ -245,12 +251,4 @@ def memory_of(order: Order) -> float:
     step = step_of(order.phase, net, view, max(order.batches[order.phase]))
     for _ in range(3):
         step()
-    return _highest_bytes()
-
-
-def _highest_bytes() -> float:
-    """Return this process's highest resident memory, from the system."""
-    for line in Path(f"/proc/{os.getpid()}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return 1024.0 * int(line.split()[1])
-    raise DataError("the system does not tell a process's highest memory")
+    return float(status_bytes("VmHWM"))

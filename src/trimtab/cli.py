@@ -219,7 +219,7 @@ def _planned_words(words: argparse.ArgumentParser) -> None:
         "--region", metavar="PLACE", help="of the electricity: DEU, gcp:europe-west4; the world by default"
     )
     words.add_argument("--price", type=number(float, 0), metavar="USD", help="of a chip and hour, for the list's")
-    words.add_argument("--spot", action="store_true", help="interruptible prices, where they are known")
+    words.add_argument("--spot", action="store_true", default=None, help="interruptible prices, where they are known")
     words.add_argument("--page", type=Path, metavar="FILE", help="write the plan as a page of HTML")
     words.add_argument("--out", type=Path, metavar="RUN", help="append every figure to this run folder's tab")
 
@@ -236,7 +236,9 @@ def _training_words(words: argparse.ArgumentParser) -> None:
         words.add_argument(f"--{name}", type=number(int, 1), metavar="N")
     words.add_argument("--zero", type=number(int, 0, 3), metavar="0..3", help="what replicas share out")
     words.add_argument("--shard", type=number(int, 1), metavar="N", help="chips that share out one copy (HSDP, zero 3)")
-    words.add_argument("--lora", action="store_true", help="only small adapters are trained, the weights stay")
+    words.add_argument(
+        "--lora", action="store_true", default=None, help="only small adapters are trained, the weights stay"
+    )
     words.add_argument("--recompute", choices=("none", "selective", "operators", "full"))
 
 
@@ -269,25 +271,27 @@ def _plan_train(words: argparse.Namespace) -> int:
     if words.measured:
         show(words, missed(vars(words)), "misses")
         return KEPT
-    return _show_plan(words, train(vars(words)), "planned")
+    if words.explain_miss:
+        raise UsageError("--explain-miss explains measured runs: give them with --measured RUNS")
+    return _show_plan(words, train(vars(words)))
 
 
 def _plan_serve(words: argparse.Namespace) -> int:
     from trimtab.planner import serve
 
-    return _show_plan(words, serve(vars(words)), "planned")
+    return _show_plan(words, serve(vars(words)))
 
 
 def _choose(words: argparse.Namespace) -> int:
     from trimtab.planner import choose
 
-    return _show_plan(words, choose(vars(words)), "planned")
+    return _show_plan(words, choose(vars(words)))
 
 
 def _forecast(words: argparse.Namespace) -> int:
     from trimtab.plan.verbs import forecast
 
-    return _show_plan(words, forecast(words.runs, words.compute), "forecast")
+    return _show_page(words, forecast(words.runs, words.compute), "forecast")
 
 
 def _calibrate_words(words: argparse.ArgumentParser) -> None:
@@ -314,12 +318,17 @@ def _validate(words: argparse.Namespace) -> int:
     return KEPT
 
 
-def _show_plan(words: argparse.Namespace, document: Mapping[str, Any], kind: str) -> int:
-    show(words, document, kind)
-    if getattr(words, "out", None):
+def _show_plan(words: argparse.Namespace, document: Mapping[str, Any]) -> int:
+    status = _show_page(words, document, "planned")
+    if words.out:
         from trimtab.planner import write_tab
 
         write_tab(document, words.out)
+    return status
+
+
+def _show_page(words: argparse.Namespace, document: Mapping[str, Any], kind: str) -> int:
+    show(words, document, kind)
     if words.page:
         from trimtab.report.page import write_page
         from trimtab.report.planned_page import PAGES

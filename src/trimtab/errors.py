@@ -52,8 +52,12 @@ class UnknownName(UsageError):
     """A name that is in no registry."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        self.known = tuple(sorted(known))
+        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
         super().__init__(f"unknown {kind} {name!r}{suggest(name, self.known)}")
+
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, tuple[str, ...]]]:
+        """Let it be raised again in another process, which pickles what it was made of."""
+        return type(self), (self.kind, self.name, self.known)
 
 
 class MissingExtra(UsageError):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trimtab import machines
-from trimtab.calibrate import opened, steps_of
+from trimtab.calibrate import opened, steps_of, torch_release
 from trimtab.errors import DataError, UsageError
 from trimtab.maths.cost import JOULES_PER_KWH, energy_j, modelled_power_w, money_usd
 from trimtab.maths.pareto import frontier
@@ -27,7 +27,10 @@ OPENED = ("zoo:", "torch:", "keras:")
 """Sources whose nets are opened to be planned for; `hf:` too, where a task is given."""
 HERE_BATCH = {"train": 16, "infer": 1}
 MOST_PARTS = 8
-ONLY_HERE = ("count", "budget", "deadline", "stack", "dtype", "tokens", "seq", "prompt", "output", "ttft", "tpot")
+ONLY_HERE = (
+    *("count", "budget", "deadline", "stack", "lora", "spot", "dtype", "tokens", "seq"),
+    *("prompt", "output", "ttft", "tpot"),
+)
 """Words that mean nothing for one net on one machine."""
 
 
@@ -39,7 +42,10 @@ def train(words: Mapping[str, Any]) -> dict[str, Any]:
     """
     if _is_here(words):
         return on_here(words, "train")
-    return verbs.train(words, _work(words) if _is_opened(words) else None)
+    if _is_opened(words):
+        return verbs.train(words, _work(words))
+    _check_unopened(words)
+    return verbs.train(words)
 
 
 def serve(words: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,18 +54,22 @@ def serve(words: Mapping[str, Any]) -> dict[str, Any]:
         return on_here(words, "infer")
     if _is_opened(words):
         raise UsageError(f"how {words['model']} answers is planned for this machine only: --on here")
+    _check_unopened(words)
     return verbs.serve(words)
 
 
 def choose(words: Mapping[str, Any]) -> dict[str, Any]:
     """Plan a training where tokens or samples were given, else serving."""
     if _is_opened(words) or _is_here(words):
-        return train(words) if words.get("samples") else serve(words)
+        return train(words) if words.get("samples") or words.get("tokens") else serve(words)
+    _check_unopened(words)
     return verbs.choose(words)
 
 
 def missed(words: Mapping[str, Any]) -> dict[str, Any]:
     """Hold the runs of --measured against their plans."""
+    _check_unopened(words)
+    verbs.only(words, ("page", "out"), "--measured, which is shown and printed with --json")
     return verbs.missed(words, words["measured"], bool(words.get("explain_miss")))
 
 
@@ -83,7 +93,7 @@ def on_here(words: Mapping[str, Any], phase: str) -> dict[str, Any]:
     if not _is_opened(words):
         raise UsageError(f"{words['model']} is no net that can be opened here: give zoo:, torch:, keras: or hf: --task")
     machine = machines.here()
-    profile = host.load(machine)
+    profile = host.load(machine, torch_release())
     batch = words.get("batch") or HERE_BATCH[phase]
     net, view = opened(str(words["model"]), _task(words))
     steps = steps_of(net, view, phase, batch)
@@ -155,9 +165,8 @@ def _parts(profile: Profile, steps: Steps, phase: str, threads: int) -> dict[str
     """Return shares of a step's time: kinds of operators, the largest first, and what they do not show."""
     costs = profile.costs[f"{phase}-{threads}"]
     parts: Counter[str] = Counter()
-    for name, count in steps.counts.items():
-        kind = name.partition("(")[0].split(".")[1]
-        parts[kind] += count * profile.alone_s(name, steps.work[name], threads)  # type: ignore[assignment]
+    for name, seconds in profile.alone(steps, threads).items():
+        parts[host.operator_of(name).split(".")[1]] += seconds  # type: ignore[assignment]
     shown = dict(parts.most_common(MOST_PARTS))
     shown["other operators"] = sum(parts.values()) - sum(shown.values())
     shown["calls"] = costs.step + costs.calls(steps)  # type: ignore[assignment]
@@ -167,16 +176,17 @@ def _parts(profile: Profile, steps: Steps, phase: str, threads: int) -> dict[str
 
 
 def _is_here(words: Mapping[str, Any]) -> bool:
-    return machines.HERE in _asked(words)
-
-
-def _asked(words: Mapping[str, Any]) -> Sequence[str]:
-    return words.get("on") or ()
+    return machines.HERE in (words.get("on") or ())
 
 
 def _is_opened(words: Mapping[str, Any]) -> bool:
     model = str(words["model"])
     return model.startswith(OPENED) or (model.startswith("hf:") and bool(words.get("task")))
+
+
+def _check_unopened(words: Mapping[str, Any]) -> None:
+    """Raise UsageError where a task was given that nothing would run on."""
+    verbs.only(words, ("task",), f"{words['model']}, which is not opened")
 
 
 def _task(words: Mapping[str, Any]) -> str:
@@ -197,8 +207,8 @@ def _work(words: Mapping[str, Any]) -> Work:
     for name, part in model.parts.items():
         if name in met:
             module = net.parts[net.names.index(name)]
-            numbers += written(module, arguments(met[name], part.signature))
-            layers += sum(part.facts.layers.values())
+            more, count = written(module, arguments(met[name], part.signature))
+            numbers, layers = numbers + more, layers + count
             operations += 2.0 * part.facts.operations * part.facts.calls
     parameters = sum(each.numel() for each in net.parameters())
     return Work(str(words["model"]).partition("|")[0].strip(), operations, float(numbers), float(parameters), layers)

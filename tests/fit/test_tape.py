@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trimtab.fit.tape import kind_of, named, recorded, steady_s
+from trimtab.fit.tape import named, recorded, steady_s
 
 
 def net_of(width=64):
@@ -16,7 +16,7 @@ def test_what_runs_is_counted_with_its_work():
     net, x = net_of(), torch.randn(4, 8)
     with torch.no_grad():
         tape = recorded(lambda: net(x), net)
-    products = {name: count for name, count in tape.counts.items() if kind_of(name) == "aten.addmm"}
+    products = {name: count for name, count in tape.counts.items() if name.startswith("aten.addmm.")}
     assert sum(products.values()) == 2
     assert sum(tape.work[name][0] for name in products) == 2 * 4 * (8 * 64 + 64 * 2)
     assert tape.modules == 4
@@ -47,7 +47,7 @@ def test_training_holds_more_than_answering_and_sees_the_backward_pass():
     with torch.no_grad():
         forward = recorded(lambda: net(x), net)
     assert both.peak > forward.peak
-    assert any(kind_of(name) == "aten.threshold_backward" for name in both.counts)
+    assert any(name.startswith("aten.threshold_backward.") for name in both.counts)
 
 
 def test_operators_are_timed_once_and_left_as_they_were():

@@ -12,7 +12,8 @@ from trimtab.plan import host
 from trimtab.plan.host import Check, Costs, Profile, Steps
 
 ADD, BIG, VIEW = "aten.add.Tensor(float32[10])", "aten.add.Tensor(float32[20])", "aten.view.default(float32[10])"
-WORK = {ADD: (0.0, 80e3), BIG: (0.0, 160e3), VIEW: (0.0, 0.0)}
+MUL = "aten.mul.Tensor(float32[10])"
+WORK = {MUL: (0.0, 40e3), ADD: (0.0, 80e3), BIG: (0.0, 160e3), VIEW: (0.0, 0.0)}
 
 
 def steps_of(adds=3, views=2, modules=1, allocated=1e6, name=ADD):
@@ -35,9 +36,9 @@ def test_a_step_is_its_operators_and_what_they_do_not_show():
 
 def test_what_was_not_timed_is_scaled_from_its_like():
     profile = profile_of()
-    assert profile.alone_s(BIG, WORK[BIG], 1) == pytest.approx(20e-6)
+    assert profile.alone(steps_of(1, name=BIG), 1)[BIG] == pytest.approx(20e-6)
     assert profile.timed_share(steps_of(name=BIG), 1) == 0.0
-    assert profile.alone_s("aten.mul.Tensor(float32[10])", (0.0, 40e3), 1) == pytest.approx(5e-6)
+    assert profile.alone(steps_of(1, name=MUL), 1)[MUL] == pytest.approx(5e-6)
 
 
 @given(
@@ -90,12 +91,18 @@ def saved():
 def test_profiles_come_back(cache):
     profile, path = saved()
     assert path.is_relative_to(cache)
-    assert host.load(machines.here()).to_json() == json.loads(json.dumps(profile.to_json()))
+    assert host.load(machines.here(), "2.13.0").to_json() == json.loads(json.dumps(profile.to_json()))
+
+
+def test_another_release_of_torch_is_another_machine(cache):
+    saved()
+    with pytest.raises(UsageError, match=r"measured with torch 2\.13\.0, here is 9\.0"):
+        host.load(machines.here(), "9.0")
 
 
 def test_without_a_profile_the_way_to_one_is_told(cache):
     with pytest.raises(UsageError, match="trimtab calibrate"):
-        host.load(machines.here())
+        host.load(machines.here(), "2.13.0")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +120,7 @@ def test_damaged_profiles_are_told(cache, change):
     _, path = saved()
     path.write_text(change(path.read_text()))
     with pytest.raises(CorruptFile, match="writes it anew"):
-        host.load(machines.here())
+        host.load(machines.here(), "2.13.0")
 
 
 def test_a_full_disk_leaves_the_profile_that_was_there(cache, monkeypatch):

@@ -60,6 +60,17 @@ def test_a_tab_is_read_as_well(tmp_path):
     assert len(verbs.missed(WORDS, path)["runs"]) == 1
 
 
+def test_other_records_of_a_tab_are_passed_by_and_lines_are_counted_from_its_first(tmp_path):
+    path = tmp_path / "tab.jsonl"
+    records = [{"kind": "planned", "chip": "any"}, {"kind": "measured", "count": 16, "tp": 8, "batch": 64, "step_s": 9}]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert len(verbs.missed(WORDS, path)["runs"]) == 1
+    with path.open("a") as file:
+        file.write(json.dumps({"kind": "measured", "step_s": 0}) + "\n")
+    with pytest.raises(DataError, match="line 3: step_s is 0"):
+        verbs.missed(WORDS, path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.errors import UnknownName
-from trimtab.plan import chips, models
+from trimtab.plan import chips, models, trainings
 from trimtab.plan.layout import Layout
 from trimtab.plan.memory import Memory
 from trimtab.plan.rates import constants, using
@@ -110,6 +110,12 @@ def test_hybrid_sharding_keeps_weights_near_and_copies_of_them_far():
     assert Memory(near).parts["optimizer"] == pytest.approx(8 * Memory(whole).parts["optimizer"])
     assert job(LLAMA, slow, 512, dp=64, zero=3, shard=64).seconds == pytest.approx(whole.seconds)
     assert "shard=8" in str(near.layout)
+
+
+def test_a_shard_that_was_asked_for_is_what_is_tried():
+    order = trainings.Order(LLAMA, 1.0, batch=512, fixed={"shard": 8})
+    assert {memory.job.layout.shard for memory in trainings.tried(order, H100, 64)} == {8}
+    assert "shard=3 does not divide" in trainings.best(replace(order, fixed={"shard": 3}), H100, 64)
 
 
 BROKEN = {

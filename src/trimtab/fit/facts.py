@@ -140,19 +140,22 @@ def _unfused() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def written(module: nn.Module, arguments: tuple[Tensor, ...]) -> int:
-    """Return the numbers that layers with operations write for the first example."""
-    found = 0
+def written(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[int, int]:
+    """Return the numbers that layers with operations write for the first example, and how many such layers there are.
+
+    `trimtab.run.onnx_facts.activations` tells the same of an ONNX graph.
+    """
+    found, names = 0, operations_of_layers(module, arguments)
 
     def add(layer: nn.Module, given: Any, result: Any) -> None:
         nonlocal found
         found += sum(value.numel() for value in tree_leaves(result) if isinstance(value, Tensor))
 
-    hooks = [module.get_submodule(n).register_forward_hook(add) for n in operations_of_layers(module, arguments)]
+    hooks = [module.get_submodule(name).register_forward_hook(add) for name in names]
     try:
         with torch.no_grad():
             module(*(argument[:1] for argument in arguments))
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return found, len(names)

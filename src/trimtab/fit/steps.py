@@ -15,8 +15,6 @@ from trimtab.fit.settings import Settings
 from trimtab.fit.tape import Call
 from trimtab.values.task import TaskView
 
-PHASES = ("train", "infer")
-
 
 def use_threads(count: int) -> None:
     """Let this process's operators use so many threads."""

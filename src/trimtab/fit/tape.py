@@ -136,15 +136,6 @@ def named(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> st
     return f"{operator}({', '.join(words)})"
 
 
-def kind_of(name: str) -> str:
-    """Return which operator it is, whatever the shapes.
-
-    >>> kind_of("aten.mul.Tensor(float32[2, 3], float)")
-    'aten.mul'
-    """
-    return ".".join(name.partition("(")[0].split(".")[:2])
-
-
 def _word(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}{_layout(value)}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,12 +21,14 @@ from scipy.optimize import nnls
 
 from trimtab.errors import CorruptFile, UsageError
 from trimtab.values.machine import Machine
-from trimtab.values.store import default_root, writing
+from trimtab.values.store import default_root, make_folder, write_atomically
 
 VERSION = 1
 LEAST_S = 1e-9
 LEAST_SHARE = 0.25
 """Of what its operators take alone, a step takes at least, however little each saves within others."""
+FEW_BYTES = 1e4
+"""Up to which an operator's time says nothing of bytes."""
 MOST_HELD = 3.0
 MOST_SAVED_S = 5e-6
 """Of an operator that runs within another, at most: alone it was called from Python."""
@@ -114,7 +115,7 @@ class Profile:
 
     def seconds(self, steps: Steps, phase: str, threads: int) -> float:
         """Return the time of a step."""
-        alone = sum(count * self.alone_s(name, steps.work[name], threads) for name, count in steps.counts.items())
+        alone = sum(self.alone(steps, threads).values())
         return max(LEAST_SHARE * alone, LEAST_S, alone + self.costs[f"{phase}-{threads}"].of(steps))
 
     def bytes(self, steps: Steps, phase: str) -> float:
@@ -123,31 +124,30 @@ class Profile:
 
     def timed_share(self, steps: Steps, threads: int) -> float:
         """Return the share of a step's time alone that is of operators which were timed as they are."""
-        parts = {name: n * self.alone_s(name, steps.work[name], threads) for name, n in steps.counts.items()}
+        parts = self.alone(steps, threads)
         known = sum(part for name, part in parts.items() if name in self.times[str(threads)])
         return known / max(sum(parts.values()), LEAST_S)
 
-    def alone_s(self, name: str, work: Sequence[float], threads: int) -> float:
-        """Return the time of one operator, without what it takes to call any; scaled from the nearest of its kind."""
+    def alone(self, steps: Steps, threads: int) -> dict[str, float]:
+        """Return the time of each operator of a step, all its runs, without what it takes to call any."""
         times = self.times[str(threads)]
         call = min(times.values(), default=0.0)
-        if name in times:
-            return max(0.0, times[name] - call)
-        near = min(self._alike(name, times), key=lambda other: _distance(self.work[other], work), default=None)
+        net = {name: max(0.0, seconds - call) for name, seconds in times.items()}
+        return {
+            name: count * (net[name] if name in net else self._scaled(name, steps.work[name], net))
+            for name, count in steps.counts.items()
+        }
+
+    def _scaled(self, name: str, work: Sequence[float], net: Mapping[str, float]) -> float:
+        """Return the time of an operator that was not timed, from the nearest of its kind; else from its bytes."""
+        alike = (other for other in net if operator_of(other) == operator_of(name))
+        near = min(alike, key=lambda other: _distance(self.work[other], work), default=None)
         if near is None:
-            return work[1] * self._byte_s(times, call)
+            rates = [seconds / self.work[other][1] for other, seconds in net.items() if self.work[other][1] > FEW_BYTES]
+            return work[1] * float(np.median(rates)) if rates else 0.0
         known = self.work[near]
         ratio = work[0] / known[0] if known[0] and work[0] else work[1] / max(known[1], 1.0)
-        return max(0.0, times[near] - call) * ratio
-
-    def _alike(self, name: str, times: Mapping[str, float]) -> list[str]:
-        kind = name.partition("(")[0]
-        return [other for other in times if other.partition("(")[0] == kind]
-
-    def _byte_s(self, times: Mapping[str, float], call: float) -> float:
-        """Return the seconds a byte that operators without products take, in the middle."""
-        rates = [(times[name] - call) / self.work[name][1] for name in times if self.work[name][1] > 1e4]
-        return float(np.median(rates)) if rates else 0.0
+        return net[near] * ratio
 
     def interval(self, value: float, phase: str) -> tuple[float, float]:
         """Return the 90% interval of a predicted time, from what the calibration's own nets were off."""
@@ -162,6 +162,15 @@ class Profile:
         return {"version": VERSION, **asdict(self)}
 
 
+def operator_of(name: str) -> str:
+    """Return which operator it is, whatever the shapes.
+
+    >>> operator_of("aten.mul.Tensor(float32[2, 3], float)")
+    'aten.mul.Tensor'
+    """
+    return name.partition("(")[0]
+
+
 def _distance(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(abs(math.log((a + 1.0) / (b + 1.0))) for a, b in zip(one, other, strict=True))
 
@@ -173,7 +182,7 @@ def fitted(measured: Iterable[tuple[Steps, float]], profile: Profile, threads: i
     """
     rows, rest = [], []
     for steps, seconds in measured:
-        alone = sum(n * profile.alone_s(name, steps.work[name], threads) for name, n in steps.counts.items())
+        alone = sum(profile.alone(steps, threads).values())
         rows.append([1 / seconds, steps.operators / seconds, steps.modules / seconds, steps.allocated / seconds])
         rest.append((seconds - alone + MOST_SAVED_S * steps.operators) / seconds)
     scale = np.maximum(np.abs(np.array(rows)).max(axis=0), LEAST_S)
@@ -203,19 +212,16 @@ def path_of(cpu: str, cores: int) -> Path:
 def save(profile: Profile) -> Path:
     """Write a profile, in one piece; raises OutputError where that cannot be done."""
     path = path_of(profile.cpu, profile.cores)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(profile.to_json()))
-        draft.replace(path)
+    make_folder(path.parent)
+    write_atomically(path, json.dumps(profile.to_json()))
     return path
 
 
-def load(machine: Machine) -> Profile:
-    """Return the profile of a machine.
+def load(machine: Machine, torch: str) -> Profile:
+    """Return the profile of a machine with a release of torch.
 
     Raises:
-        UsageError: it was not calibrated.
+        UsageError: it was not calibrated, or with another release.
         CorruptFile: the file cannot be read.
     """
     path = path_of(machine.cpu, machine.cores)
@@ -230,6 +236,11 @@ def load(machine: Machine) -> Profile:
             raise ValueError("of another version of trimtab")
         data["costs"] = {key: Costs(**each) for key, each in data["costs"].items()}
         data["checks"] = [Check(**each) for each in data["checks"]]
-        return Profile(**data)
+        found = Profile(**data)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptFile(f"{path} holds no profile ({error}); `trimtab calibrate` writes it anew") from error
+    if found.torch != torch:
+        raise UsageError(
+            f"this machine was measured with torch {found.torch}, here is {torch}: `trimtab calibrate` anew"
+        )
+    return found

@@ -27,8 +27,9 @@ QUANTITIES = ("step_s", "tokens_per_s", "mfu", "memory_gib")
 LAYOUT = ("tp", "pp", "dp", "cp", "ep", "zero", "shard", "micro_batch", "interleave")
 NUMBERS = (*LAYOUT, "count", "batch", "seq")
 """Columns that are whole numbers, and options of the command too; `on`, `dtype`, `stack` and `recompute` are words."""
+TAB = ".jsonl"
 FURTHEST = math.log(20)
-"""Of a factor."""
+"""Of a factor; what would have to be further off explains nothing by itself."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,25 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
         DataError: it cannot be read, has no run, or names no quantity.
     """
     try:
-        rows = [dict(row) for row in (read_tab(path).lines if path.suffix == ".jsonl" else read_rows(path))]
+        rows = [dict(row) for row in (read_tab(path).lines if path.suffix == TAB else read_rows(path))]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     runs = [{key.strip(): value for key, value in row.items() if value not in ("", None)} for row in rows]
-    if not any(name in run for run in runs for name in QUANTITIES):
+    if not any(map(is_measured, runs)):
         raise DataError(f"{path} has none of the columns {', '.join(QUANTITIES)}: what was measured?")
-    for line, run in enumerate(runs, 2):
+    for line, run in enumerate(runs, first_line(path)):
         _check(path, line, run)
     return runs
+
+
+def first_line(path: Path) -> int:
+    """Return the line of the first run: a table's names stand above it."""
+    return 1 if path.suffix == TAB else 2
+
+
+def is_measured(run: Mapping[str, Any]) -> bool:
+    """Tell whether anything was measured of a run; a tab has other records too."""
+    return any(name in run for name in QUANTITIES)
 
 
 def _check(path: Path, line: int, run: dict[str, Any]) -> None:
@@ -127,8 +138,8 @@ def explained(misses: Sequence[Miss]) -> list[dict[str, Any]]:
                 lambda log, t=term, r=runs: _left(r, t, log), bounds=(-FURTHEST, FURTHEST), method="bounded"
             )
             factor, left = math.exp(float(best.x)), float(best.fun)
-            of = "memory" if held else "time"
-            told.append({"of": of, "term": term, "factor": factor, "before": before, "left": left})
+            of, at_end = "memory" if held else "time", abs(float(best.x)) > 0.99 * FURTHEST
+            told.append({"of": of, "term": term, "factor": factor, "at_end": at_end, "before": before, "left": left})
     return sorted(told, key=lambda one: (one["of"] == "memory", round(one["left"], 3), abs(math.log(one["factor"]))))
 
 

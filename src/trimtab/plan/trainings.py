@@ -197,6 +197,8 @@ def _choices(fixed: dict[str, Any], name: str, usual: Sequence[int]) -> Sequence
 
 def _sharing(order: Order, pp: int) -> Sequence[int]:
     """Return what replicas may share out: all where a program does that only, or where there is no pipeline."""
+    if "shard" in order.fixed:
+        return (3,)
     if order.program.startswith(("fsdp", "deepspeed", "eager")) and pp == 1:
         return (3,)
     return (1, 3) if pp == 1 else (1,)

@@ -17,13 +17,11 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from trimtab.errors import DataError
-from trimtab.plan.evidence import Case, read
+from trimtab.plan.evidence import GUESSED, Case, read
 from trimtab.plan.intervals import around
 
 TABLES = Path(__file__).resolve().parents[3] / "benchmarks" / "tables"
 """Where a checkout has them."""
-GUESSED = "mlperf-language"
-"""The regime of trainings whose layout is the planner's own."""
 EVEN, EVEN_SERVED = 26, 13
 """The byte of the hash that halves the tables most evenly, and that for the tables of served models."""
 

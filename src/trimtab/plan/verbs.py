@@ -24,7 +24,7 @@ from trimtab.values.chip import Chip
 
 TRAINED = ("bf16", "fp16", "fp8")
 """Number formats of products in a training; weights and Adam's state are kept as such trainings keep them."""
-TRAINING_WORDS = ("tokens", "samples", "seq", "count", "budget", "deadline", "stack")
+TRAINING_WORDS = ("tokens", "samples", "seq", "count", "budget", "deadline", "stack", "lora")
 SERVING_WORDS = ("prompt", "output", "ttft", "tpot")
 LAYOUT = ("tp", "pp", "dp", "cp", "ep", "zero", "shard", "micro_batch", "interleave", "recompute")
 """Fields of a layout that can be fixed."""
@@ -40,18 +40,21 @@ def train(words: Mapping[str, Any], net: nets.Work | None = None) -> dict[str, A
         UsageError: something cannot be read, contradicts itself, or cannot be kept; says what would.
     """
     shelf, counts = _shelf(words.get("on")), _counts(words.get("count"))
-    terms, limits = _terms(words), _limits(words)
     dtype = words.get("dtype") or "bf16"
     if dtype not in TRAINED:
         raise UsageError(f"trainings are planned in {', '.join(TRAINED)}, got {dtype}")
     net = net or _net(str(words["model"]))
     if net is not None:
-        only(words, (*LAYOUT, "tokens", "seq", "stack"), f"{net.name}, which trains on samples with data parallelism")
+        only(
+            words,
+            (*LAYOUT, "tokens", "seq", "stack", "lora"),
+            f"{net.name}, which trains on samples with data parallelism",
+        )
         samples = units.count(_needed(words, "samples", "1.28e6x90"))
-        order = nets.NetOrder(net, samples, words.get("batch") or 256, dtype, terms, limits)
+        order = nets.NetOrder(net, samples, words.get("batch") or 256, dtype, _terms(words), _limits(words))
         about = {"kind": "train", "model": net.name, "parameters": net.parameters, "samples": samples}
         found = ((chip, nets.ways(order, chip, counts or NET_COUNTS)) for chip in shelf)
-        return trainings.choose(about | {"batch": order.batch, "dtype": order.dtype}, limits, found)
+        return trainings.choose(about | {"batch": order.batch, "dtype": order.dtype}, order.limits, found)
     only(words, ("samples",), f"{words['model']}, which trains on --tokens")
     plan = _order(words, dtype, units.count(_needed(words, "tokens", "300e9")))
     _check_fixed(plan, counts)
@@ -81,7 +84,9 @@ def missed(words: Mapping[str, Any], path: Path, explain: bool = False) -> dict[
         DataError: the table cannot be read.
     """
     found: list[misses.Miss] = []
-    for line, run in enumerate(misses.read_runs(path), 2):
+    for line, run in enumerate(misses.read_runs(path), misses.first_line(path)):
+        if not misses.is_measured(run):
+            continue
         told = {**words, **run}
         try:
             chip, count = _one_chip(told), _counts(told.get("count"))

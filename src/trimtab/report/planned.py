@@ -208,7 +208,8 @@ def misses(document: Mapping[str, Any]) -> RenderableType:
         terms = table_of("one factor on one term, the likeliest first", "of", "term", ">factor", ">off", ">then")
         for one in document["terms"]:
             left = (f"{one[name]:.1%}" for name in ("before", "left"))
-            terms.add_row(one["of"], one["term"], f"{one['factor']:.2f}", *left)
+            factor = f"beyond {one['factor']:.2f}" if one["at_end"] else f"{one['factor']:.2f}"
+            terms.add_row(one["of"], one["term"], factor, *left)
         shown.append(terms)
     return Group(*shown)
 

@@ -19,20 +19,24 @@ MOST = 40
 """Plans in the table; all of them are points of the picture."""
 COLOURS = ("#00705a", "#2f8f4e", "#8aa02c", "#c99a1b", "#c8641c", "#a3261a")
 """From little energy to much."""
-WHAT = {"train": "training", "serve": "serving", "step": "a step on this machine"}
+WHAT = {"train": "training planned", "serve": "serving planned", "step": "a step on this machine"}
+OF_THE_LIKE = "Every figure is predicted, with the interval in which nine of ten measurements of the like lay."
+OF_CALIBRATION = "Every figure is predicted, with the interval in which nine of ten of the calibration's steps lay."
 AXES = {
     "train": ("days", "money_usd", "energy_mwh"),
     "serve": ("tpot_ms", "usd_per_million", "energy_j_per_token"),
     "step": ("step_ms", "energy_j", "energy_j"),
 }
 """Figures across, up and as colour, by the kind of a document."""
+WHOLE_WORDS = "white-space: normal; overflow-wrap: normal"
+"""Lines are broken between words only, so that a table is no wider than its page."""
 SHADES = ("#0b66a8", "#00705a", "#8a5a00", "#7a3fa0", "#b3400a", "#4b6cb7", "#5f7a00", "#80868f", "#3d434c", "#a8436b")
 """Of the parts of a bar."""
 
 
 def plans_page(document: Mapping[str, Any]) -> str:
     """Return the page of a plan's document."""
-    title = f"{document['model']}: {WHAT[document['kind']]} planned"
+    title = f"{document['model']}: {WHAT[document['kind']]}"
     parts = [_intro(document, title), _picture(document), _table(document), *_bars(document), _why_not(document)]
     return document_page(title, *(part for part in parts if part))
 
@@ -48,7 +52,7 @@ def _intro(document: Mapping[str, Any], title: str) -> Markup:
     ]
     place = document["place"]
     told.append(f"electricity of {place['name']}: {place['g_per_kwh']:g} g CO2 a kWh, PUE {place['pue']:g}")
-    lead = "Every figure is predicted, with the interval in which nine of ten measurements of the like lay."
+    lead = OF_CALIBRATION if document["kind"] == "step" else OF_THE_LIKE
     law = f"{advice(document['advice'])}." if "advice" in document else ""
     said = (tag("p", words) for words in ("; ".join(told), law[:1].upper() + law[1:]) if words)
     return tag("header", tag("h1", title), tag("p", lead, class_="lead"), *said)
@@ -110,11 +114,12 @@ def _colour(energy: float | None, energies: Sequence[float]) -> str:
 
 def _table(document: Mapping[str, Any]) -> Markup:
     names = columns(document)
-    head = ["Chips", "Layout", *(NAMES[name].replace("\n", " ") for name in names)]
+    titles = [NAMES[name].replace("\n", " ") for name in names]
+    head = ["Chips", "Layout", *(tag("span", title, style=WHOLE_WORDS) for title in titles)]
     rows = []
     for star, plan in listed(document, MOST):
         first = tag("th", f"{plan['count']} x {plan['chip']}", scope="row", style="white-space: nowrap")
-        cells = [_number(plan["figures"].get(name), name, title) for name, title in zip(names, head[2:], strict=True)]
+        cells = [_number(plan["figures"].get(name), name, title) for name, title in zip(names, titles, strict=True)]
         kind = "is-chosen-row" if star else None
         layout = cell("Layout", tag("code", plan["layout"], class_="recipe"), kind="what")
         rows.append(tag("tr", first, layout, *cells, class_=kind))
@@ -123,7 +128,7 @@ def _table(document: Mapping[str, Any]) -> Markup:
 
 
 def _number(figure: Mapping[str, Any] | None, name: str, title: str) -> Markup:
-    interval = tag("span", ends(figure, name), class_="ends")
+    interval = tag("span", ends(figure, name), class_="ends", style=WHOLE_WORDS)
     return cell(title, tag("span", number(figure, name), class_="value"), interval, kind="number")
 
 
@@ -149,7 +154,7 @@ def _bar(parts: Mapping[str, float], unit: str) -> Markup:
     pieces, legend = [], []
     for place, (name, value) in enumerate(ordered):
         shade = SHADES[place % len(SHADES)]
-        shown = f"{value:.1%}" if unit == "%" else f"{value:.1f} {unit}"
+        shown = f"{value:.1%}" if unit == "%" else f"{value:.3g} {unit}"
         style = f"flex: {value / total:.5f}; background: {shade}; height: 28px; min-width: 1px"
         pieces.append(tag("span", style=style, title=f"{name} {shown}"))
         square = tag("span", style=f"display: inline-block; width: 10px; height: 10px; background: {shade}")

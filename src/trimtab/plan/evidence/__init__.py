@@ -19,6 +19,8 @@ from trimtab.errors import DataError, TrimtabError
 from trimtab.plan.training import Training
 
 Row = Mapping[str, str]
+GUESSED = "mlperf-language"
+"""The regime of trainings whose layout is not told, so that it is the planner's own."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from trimtab.plan import models, trainings
-from trimtab.plan.evidence import Case, NotPlanned, Row, Skipped, by_row, whole
+from trimtab.plan.evidence import GUESSED, Case, NotPlanned, Row, Skipped, by_row, whole
 from trimtab.plan.evidence._names import chip
 from trimtab.plan.layout import Layout
 from trimtab.plan.nets import RESNET50, NetTraining
@@ -82,7 +82,7 @@ def _case(table: str, row: Row) -> Case | Skipped:
         "minutes",
         f"{row['round']} {row['submitter']} {count} x {gpu.name}",
         f"mlperf-{kind}-{gpu.name}",
-        "mlperf-language" if kind in LANGUAGE else kind,
+        GUESSED if kind in LANGUAGE else kind,
         float(row["minutes_olympic_mean"]),
         seconds * (1 + constants().evaluation) / 60,
         ideal / 60,
