@@ -2,6 +2,7 @@
 
     python benchmarks/fit_plan.py                fits, prints errors on the half fitted on and on the other
     python benchmarks/fit_plan.py --write        and writes the constants, and the intervals of each regime
+    python benchmarks/fit_plan.py --intervals    writes the intervals alone, as where tables were added
 
 Systems (one model on one kind of chip, say) are held out whole, by a hash of their name. Each table weighs the same
 whatever its rows are.
@@ -156,17 +157,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="of constants; all where none is named")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--intervals", action="store_true", help="fit nothing, and write the intervals")
     parser.add_argument("--everything", action="store_true", help="fit on all systems")
     asked = parser.parse_args()
     with contextlib.ExitStack() as used:  # each group is fitted on top of those before it
-        for group in asked.groups or GROUPS:
+        for group in () if asked.intervals else asked.groups or GROUPS:
             values = fitted(group, asked.everything)
             print(*(f"{name} = {value:.4g}{_bound(group, name, value)}" for name, value in values.items()), sep="\n")
             tell(values, GROUPS[group][0])
             used.enter_context(using(with_values(values)))
             if asked.write:
                 write(values)
-        if asked.write:
+        if asked.write or asked.intervals:
             INTERVALS.write_text(spreads())
     return 0
 

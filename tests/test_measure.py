@@ -6,6 +6,7 @@ import pytest
 from trimtab.apply import Workshop, check_answers
 from trimtab.errors import DataError
 from trimtab.measure import Bench
+from trimtab.recipe import bind_runtime
 from trimtab.values.figure import Figure
 from trimtab.values.model import Model, Signature, TensorSpec
 from trimtab.values.store import Store
@@ -47,3 +48,32 @@ def test_a_classifier_has_an_answer_for_each_class(toy_view):
     check_answers(answering("batch", "classes"), toy_view.task)
     with pytest.raises(DataError, match=r"answers with 2 numbers, and toy has 3 classes \(a, b, c"):
         check_answers(answering("batch", 2), toy_view.task)
+
+
+def test_models_are_compared_on_a_part_that_the_seed_alone_draws(bench, toy_view):
+    whole = [example.id for example in toy_view.split("validation")]
+    bench.draw(len(whole))
+    assert bench.view.size("validation") == len(whole)
+    bench.draw(20)
+    part = [example.id for example in bench.view.split("validation")]
+    assert len(part) == bench.view.size("validation") == len(set(part)) == 20
+    assert part == [one for one in whole if one in part], "in the order of the split"
+    twin = Bench(bench.workshop, bench.base, bench.runtime)
+    twin.draw(20)
+    assert twin.view == bench.view
+    bench.unseal()
+    assert bench.view.size("validation") == 20
+    assert len(bench.view.split("test")) == len(toy_view.task.split("test"))
+
+
+def test_rows_of_a_part_are_taken_from_those_of_the_whole(toy_view, machine, tmp_path):
+    workshop = Workshop(toy_view.task, Store(tmp_path), machine)
+    made = workshop.open("null:linear")
+    whole, part = (Bench(workshop, made, bind_runtime("null")) for _ in range(2))
+    with whole:
+        rows = whole.base_rows("validation")
+    part.draw(20)
+    places = list(part.view.drawn["validation"])
+    with part:
+        assert np.array_equal(part.base_rows("validation"), rows[places])
+        assert part._base_worker is None, "nothing is scored again"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import trimtab
-from trimtab import measure
+from trimtab import measure, trimmer
 from trimtab.api import run
 from trimtab.errors import Busy, DataError, OutputError, PromiseError, UnknownName, UsageError
 from trimtab.passes import Pass
@@ -368,3 +368,20 @@ def test_ctrl_c_verifies_and_packs_the_best_so_far(tmp_path, store, monkeypatch)
     result = run(request(tries=("shrink(32) @ null",)), tmp_path / "x", store=store)
     assert (result.verdict, result.recipe) == ("PASS", "shrink(bits=32) @ null")
     assert result.document["interrupted"]
+
+
+@pytest.mark.slow
+def test_of_a_slow_model_a_part_of_validation_is_compared_and_all_of_test(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(trimmer, "LEAST_COMPARED", 100)
+    monkeypatch.setattr(trimmer, "COMPARING", 0.0)
+    out = tmp_path / "x"
+    first = run(request(), out, store=store)
+    assert first.document["conditions"]["compared_on"] == 100
+    measured = [c["figures"]["accuracy"]["n"] for c in first.document["candidates"] if c["figures"]]
+    assert set(measured) == {100}
+    assert first.document["promises"][0]["n"] == first.document["conditions"]["splits"]["test"]["n"]
+    monkeypatch.setattr(trimmer, "LEAST_COMPARED", 10)
+    cut_after_candidates(out)
+    again = run(request(), out, store=store)
+    assert again.document["conditions"]["compared_on"] == 100, "a run that goes on compares what it compared"
+    assert again.recipe == first.recipe

@@ -231,7 +231,9 @@ def _training_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("--count", metavar="N", help="chips: 1024, or 64,128; many are tried by default")
     words.add_argument("--budget", metavar="USD", help="5e6usd")
     words.add_argument("--deadline", metavar="TIME", help="60d")
-    words.add_argument("--stack", metavar="NAME", help="the program: megatron-core, fsdp-compiled, fsdp, eager, ...")
+    words.add_argument(
+        "--stack", metavar="NAME", help="the program: megatron-core, fsdp-compiled, fsdp, eager, xla, ..."
+    )
     for name in ("tp", "pp", "dp", "cp", "ep", "micro-batch", "interleave"):
         words.add_argument(f"--{name}", type=number(int, 1), metavar="N")
     words.add_argument("--zero", type=number(int, 0, 3), metavar="0..3", help="what replicas share out")

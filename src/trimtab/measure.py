@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from trimtab.run.score import score_rows
 from trimtab.runtimes import Runtime
 from trimtab.values.figure import Axis, Figure
 from trimtab.values.model import Model
-from trimtab.values.task import Metric, Split, TaskView
+from trimtab.values.task import SPLITS, Metric, Split, TaskView
 from trimtab.verify import Evidence
 
 Floats = NDArray[np.float64]
@@ -141,6 +142,9 @@ def best_runtime(made: Made, choices: Sequence[Runtime], workshop: Workshop, obj
     return choices[values.index(best(values))]
 
 
+ROWS = "rows.npy"
+
+
 @dataclass
 class Bench:
     """Measures models on one task and machine, against one base."""
@@ -175,7 +179,14 @@ class Bench:
 
     def unseal(self) -> None:
         """Let this bench score the test split; whoever calls this counts the opening."""
-        self.view = TaskView(self.workshop.task, frozenset({"train", "validation", "test"}))
+        self.view = replace(self.view, allowed=frozenset(SPLITS))
+
+    def draw(self, most: int) -> None:
+        """Compare models on at most so many validation examples, drawn at random with the seed of the run."""
+        size = self.view.size("validation")
+        if most < size:
+            places = np.random.default_rng(self.workshop.seed).choice(size, most, replace=False)
+            self.view = replace(self.view, drawn={"validation": tuple(np.sort(places).tolist())})
 
     def worker(self, made: Made, runtime: Runtime) -> contextlib.AbstractContextManager[Worker]:
         """Load a model in a worker of its own; raises Refused where the runtime cannot take it."""
@@ -205,20 +216,23 @@ class Bench:
     ) -> tuple[Floats, str]:
         """Return the score rows of a split, and the sentence of `stop` where it ended the scoring early.
 
-        Complete rows are kept in the store under the model, the runtime, its libraries and the split.
+        Complete rows are kept in the store under the model, the runtime, its libraries and the examples scored.
         """
-        shop = self.workshop
+        shop, places = self.workshop, self.view.drawn.get(split)
         libraries = versions(("trimtab", *runtime.libraries))
         machine = (shop.machine.cpu, shop.machine.isa)  # int8 answers differ between kinds of processor
-        key = digest("rows", made.key, str(runtime), libraries, machine, shop.fingerprint(split), shop.task_code)
-        found = self.workshop.store.get(key)
+        about = ("rows", made.key, str(runtime), libraries, machine, shop.fingerprint(split), shop.task_code)
+        key = digest(*about) if places is None else digest(*about, places)
+        found, whole = shop.store.get(key), None if places is None else shop.store.get(digest(*about))
         if found:
-            return np.load(found / "rows.npy", allow_pickle=False), ""
+            return _load(found), ""
+        if whole:
+            return _load(whole)[list(places or ())], ""
         with contextlib.ExitStack() as stack:
             session = worker or self._own(made, runtime) or stack.enter_context(self.worker(made, runtime))
             rows, reason = score_rows(session, self.view, split, stop)
         if not reason:
-            self.workshop.store.make(key, lambda folder: np.save(folder / "rows.npy", rows))
+            shop.store.make(key, lambda folder: np.save(folder / ROWS, rows))
         return rows, reason
 
     def _own(self, made: Made, runtime: Runtime) -> Worker | None:
@@ -243,9 +257,9 @@ class Bench:
         )
         return {name: figure for name, figure in figures.items() if np.isfinite(figure.value)}
 
-    def read_base(self, wanted: Collection[str] | None = None) -> dict[str, Figure]:
-        """Return figures of the base: quality on validation, and costs: all, or the wanted and those cheap to read."""
-        figures = self.quality(self.base_rows("validation"), "validation")
+    def base_costs(self, wanted: Collection[str] | None = None) -> dict[str, Figure]:
+        """Return costs of the base: all, or the wanted and those cheap to read."""
+        figures: dict[str, Figure] = {}
         worker = self.base_worker
         for meter in cheap_first():
             if not _due(meter, wanted):
@@ -330,6 +344,10 @@ class Bench:
             confidence=self.confidence,
             threads=runtime.threads,
         )
+
+
+def _load(folder: Path) -> Floats:
+    return np.asarray(np.load(folder / ROWS, allow_pickle=False), dtype=np.float64)
 
 
 def _due(meter: Meter, wanted: Collection[str] | None) -> bool:

@@ -226,6 +226,7 @@ class Outcome:
             "load": dict(self.winner.load) if self.winner else {"load1": os.getloadavg()[0]},
             "test_openings": self.tested[0].openings if self.tested else 0,
             "splits": splits,
+            "compared_on": self.search.bench.view.size("validation"),
             "task": dict(task.describe()),
         }
 

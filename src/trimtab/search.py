@@ -287,7 +287,7 @@ class Search:
     def _measuring(self, candidate: Candidate, latency_ms: float) -> float:
         """Return the time to load the model, to score the validation split, and to race it."""
         loading = candidate.bound.runtime.loading_s if candidate.bound.runtime else 0.0
-        return loading + len(self.workshop.task.split("validation")) * latency_ms / 1e3
+        return loading + self.bench.view.size("validation") * latency_ms / 1e3
 
     def _corrected(self, step: Pass | None, guess: float) -> float:
         """Return a guess times what guesses about the like were off by so far; None: about measuring.
@@ -418,7 +418,7 @@ class Search:
     def _chance(self, rows: Floats, usual: tuple[float, float]) -> tuple[list[Judgement], float]:
         evidence = self.bench.evidence(rows, "validation")
         judgements = judge(self.aim.promises, evidence, self.aim.confidence)
-        ratio = len(self.workshop.task.split("validation")) / max(1, self.bench.test_size)
+        ratio = self.bench.view.size("validation") / max(1, self.bench.test_size)
         return judgements, chance_of_passing(judgements, ratio, self.aim.confidence, usual)
 
     def _take(self, trial: Trial) -> None:

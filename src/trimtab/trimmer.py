@@ -49,6 +49,8 @@ RESERVE, RESERVE_S = 0.2, 20.0
 
 ENDING_CALLS = 1500
 """Calls of the base while the winner is timed afresh, and while the way to it is raced."""
+COMPARING, LEAST_COMPARED = 0.1, 500
+"""Share of the time that scoring a candidate as slow as the base may take, and how many examples it gets at least."""
 
 
 class Progress:
@@ -298,19 +300,32 @@ def _base_runtime(run: Run, base: Made) -> Runtime:
         return choose_runtime(base, run.workshop, run.objective)
 
 
+def enough(within_s: float, latency_ms: float) -> int:
+    """Return how many validation examples tell candidates apart: of a slow model only as many as leave time to try.
+
+    >>> enough(300, 0.2), enough(300, 100)
+    (150000, 500)
+    """
+    return max(LEAST_COMPARED, round(COMPARING * within_s / latency_ms * 1e3))
+
+
 def _measure_base(run: Run, search: Search) -> None:
     """Read what the search needs of the base once; it is on the tab when the run goes on."""
     bench = search.bench
-    known = recorded(run.tab, "base", figures=dict)
+    known = recorded(run.tab, "base", figures=dict, compared_on=int)
     if known:
+        bench.draw(known["compared_on"])
         bench.base_figures = {name: Figure.from_json(figure) for name, figure in known["figures"].items()}
     else:
         run.progress.doing("measuring the base")
         with run.timed("measuring"):
-            bench.base_figures = bench.read_base(search.wanted)
+            bench.base_figures = bench.base_costs(search.wanted)
+            bench.draw(enough(run.request.within_s, bench.base_figures["latency_ms"].value))
+            bench.base_figures |= bench.quality(bench.base_rows("validation"), "validation")
         figures = {name: figure.to_json() for name, figure in bench.base_figures.items()}
         about = {"recipe": run.request.model, "runtime": str(bench.runtime), "facts": search.base.model.facts.to_json()}
-        run.tab.append("base", **about, figures=figures, elapsed_s=run.elapsed)
+        size = bench.view.size("validation")
+        run.tab.append("base", **about, figures=figures, compared_on=size, elapsed_s=run.elapsed)
         doubt = bench.doubt()
         if doubt:
             run.progress.doing(doubt)
@@ -389,7 +404,7 @@ def _certify(run: Run, search: Search, order: list[Trial], interrupted: bool) ->
                 return replace(outcome, gain=explain(search.bench, found.trial.candidate.bound))
     run.progress.doing("reading every figure of the base")
     with run.timed("measuring"):
-        search.bench.base_figures = search.bench.read_base() | search.bench.base_figures
+        search.bench.base_figures = search.bench.base_costs() | search.bench.base_figures
     return outcome
 
 

@@ -24,6 +24,8 @@ MODELS = {
     "Mixtral-8x7B": "mixtral:8x7b",
     "openai/gpt-oss-120b": "gpt-oss:120b",
     "GPT-J 6B": "gpt-j:6b",
+    "llm.c GPT-2 124M": "gpt:125m",
+    "gpt2_large": "gpt:774m",
     "Falcon 180B": "falcon:180b",
     "Nemotron-340B": "nemotron:340b",
 }

@@ -147,6 +147,44 @@ def test_stacks_are_named():
         stack("megatron-cor")
 
 
+def test_a_chip_runs_its_usual_program_unless_another_is_named():
+    order, tpu = trainings.Order(LLAMA, 1e12), chips.load("tpu-v5p")
+    assert [order.stack(chip).name for chip in (H100, tpu)] == ["megatron-core", "xla"]
+    assert replace(order, program="fsdp").stack(tpu).name == "fsdp"
+    plan = trainings.best(order, tpu, 256).to_json()
+    assert plan["stack"] == "xla"
+    assert "zero=3" in plan["layout"]
+
+
+@given(count=st.integers(1, 4096), batch=st.sampled_from([0, 100]))
+def test_a_batch_is_one_that_all_chips_can_share(count, batch):
+    order = trainings.Order(LLAMA, 1e12, batch=batch)
+    shared = order.on(count).sequences
+    if batch:
+        assert shared == batch
+    else:
+        assert shared % (count // (count & -count)) == 0
+        assert shared == order.sequences or 0.7 <= shared / order.sequences <= 1.5 or count > order.sequences
+
+
+def test_a_number_of_chips_that_is_no_power_of_two_has_a_plan():
+    plan = trainings.best(trainings.Order(LLAMA, 1e12), H100, 96).to_json()
+    assert (plan["count"], plan["batch"] % 3) == (96, 0)
+
+
+def test_a_small_model_may_have_large_micro_batches():
+    order = trainings.Order(replace(LLAMA, layers=8, hidden=1024, ffn=4096), 1e9)
+    sizes = {memory.job.layout.micro_batch for memory in trainings.tried(order, H100, 8)}
+    assert max(sizes) == 64
+    assert max(memory.job.layout.micro_batch for memory in trainings.tried(trainings.Order(LLAMA, 1e9), H100, 8)) == 8
+
+
+def test_a_whole_run_is_less_sure_than_its_steps():
+    figures = trainings.best(trainings.Order(LLAMA, 1e12), H100, 64).figures()
+    spread = {name: figures[name].high / figures[name].value for name in ("days", "chip_hours", "step_s")}
+    assert spread["days"] == spread["chip_hours"] > 1.2 * spread["step_s"]
+
+
 def test_other_constants_can_be_used_for_a_while():
     before = job(**WHOLE).seconds
     with using(replace(constants(), product=constants().product / 2)):

@@ -45,6 +45,8 @@ GOALS = {
     "train_vtrain_singlenode": 0.10,
     "train_mpt_llmfoundry": 0.06,
     "train_torchtitan": 0.06,
+    "train_maxtext_tpu": 0.06,
+    "train_published_runs": 0.20,
     "train_nvidia_nemo:dense": 0.10,
     "train_nvidia_nemo:moe": 0.25,
     "train_mlperf_all_rounds:resnet": 0.12,

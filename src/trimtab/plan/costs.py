@@ -143,17 +143,17 @@ class Bill:
         dear = self.amounts[1] / limits.budget_usd if limits.budget_usd else 0.0
         return max(late, dear)
 
-    def figures(self, regime: str) -> list[Figure]:
-        """Return what the run takes, predicted, with intervals."""
+    def figures(self, *regimes: str) -> list[Figure]:
+        """Return what the run takes, predicted, with intervals: the spread of its steps, and of whole runs."""
         hours = self.seconds / 3600
         made = [
-            predicted("days", self.seconds / DAY, "d", regime),
-            predicted("chip_hours", self.chips * hours, "h", regime),
+            predicted("days", self.seconds / DAY, "d", *regimes),
+            predicted("chip_hours", self.chips * hours, "h", *regimes),
         ]
         if self.usd is not None:
-            made.append(predicted("money_usd", self.usd, "USD", regime))
+            made.append(predicted("money_usd", self.usd, "USD", *regimes))
         if self.kwh is not None and self.co2_t is not None:
             made.append(predicted("power_kw", self.kwh / hours, "kW", WATTS))
-            made.append(predicted("energy_mwh", self.kwh / 1e3, "MWh", regime, WATTS))
-            made.append(predicted("co2_t", self.co2_t, "t", regime, WATTS))
+            made.append(predicted("energy_mwh", self.kwh / 1e3, "MWh", *regimes, WATTS))
+            made.append(predicted("co2_t", self.co2_t, "t", *regimes, WATTS))
         return made

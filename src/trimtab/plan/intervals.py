@@ -15,7 +15,9 @@ from pathlib import Path
 from trimtab.values.figure import Figure
 
 FILE = Path(__file__).parent / "intervals.toml"
-OTHERS = ("first", "decode", "watts", "memory", "loss")
+WHOLE_RUN = "whole-run"
+"""Of whole trainings: what failures, restarts and slow days add to their steps."""
+OTHERS = ("first", "decode", "watts", "memory", "loss", "whole")
 """Kinds of regime that are no trainings'."""
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
 """Of both intervals: 90% from the outer ones, 50% from the inner ones."""

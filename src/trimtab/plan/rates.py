@@ -107,6 +107,8 @@ class Rates:
 
     @cached_property
     def _sustained(self) -> float:
+        if self.chip.kind == "tpu":  # their clock does not move with the load
+            return 1.0
         watts = self.chip.full_w / self.chip.peak("bf16") if self.chip.full_w else USUAL_WATTS
         return float(min(1.0, (watts / A100_WATTS) ** self.constants.watts))
 

@@ -22,6 +22,8 @@ class Stack:
     """Share of tensor-parallel talk that is hidden behind products."""
     data_overlap: float = 0.0
     """Share of a step's last backward pass behind which gradients are exchanged."""
+    exposed: float = 1.0
+    """Of gathering sharded weights, what is not hidden, of what programs on GPUs leave (`constants.toml`)."""
     shard_overlap: float = 1.0
     """Share of the computation behind which sharded weights are gathered."""
     flat: bool = False
@@ -57,14 +59,18 @@ STACKS = {
         ),
         Stack("megatron-core", attention="native", traffic=0.8, host=0.5, tensor_overlap=0.7, data_overlap=0.95),
         Stack("mlperf", attention="native", traffic=0.8, host=0.1, data_overlap=0.3, grad_bytes=2.0),
+        Stack("xla", host=0.1, tensor_overlap=0.9, data_overlap=0.95, exposed=0.3, kept=0.85),
         PLAIN,
     )
 }
 DEFAULT = "megatron-core"
+USUAL = {"tpu": "xla"}
+"""Kind of chip -> the program it is mostly used with, where that is another."""
 
 
-def stack(name: str) -> Stack:
-    """Return the stack of that name; raises UnknownName."""
+def stack(name: str, kind: str = "") -> Stack:
+    """Return the stack of that name, or without one the usual of a kind of chip; raises UnknownName."""
+    name = name or USUAL.get(kind, DEFAULT)
     if name not in STACKS:
         raise UnknownName("stack", name, STACKS)
     return STACKS[name]

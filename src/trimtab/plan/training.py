@@ -317,7 +317,7 @@ def _sharded(job: Training, one: float) -> float:
     copies = layout.dp * layout.cp // layout.sharers
     for weights, ranks in ((job.weights.shared, job.weights.ranks), (job.weights.routed, job.weights.expert_ranks)):
         talk += 3 * wires.gather_s(2 * weights, ranks, max(1, layout.chips // copies // ranks))
-    exposed = job.fitted.exposed
+    exposed = job.fitted.exposed * job.stack.exposed
     return exposed * talk + max(0.0, (1 - exposed) * talk - one)
 
 

@@ -6,6 +6,7 @@ taken, because more of it is only slower. What does not fit or keeps no limit is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -15,10 +16,10 @@ from trimtab.errors import UsageError
 from trimtab.maths.pareto import frontier
 from trimtab.maths.scaling import HOFFMANN, PER_OPERATION
 from trimtab.plan.costs import Bill, Limits, Terms, lost_share
-from trimtab.plan.intervals import predicted
+from trimtab.plan.intervals import WHOLE_RUN, predicted
 from trimtab.plan.layout import Layout
 from trimtab.plan.memory import GIB, Memory
-from trimtab.plan.stack import DEFAULT, Stack, stack
+from trimtab.plan.stack import Stack, stack
 from trimtab.plan.training import Training, regime_of
 from trimtab.values.architecture import Architecture
 from trimtab.values.chip import Chip
@@ -28,7 +29,9 @@ COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Chips that are tried where no number is given."""
 BATCH_TOKENS = ((1e9, 0.5e6), (1e10, 2e6), (float("inf"), 4e6))
 """Tokens of a step by parameters, as GPT-3's Table 2.1 has them (arXiv 2005.14165), where none are given."""
-MICRO = (1, 2, 4, 8)
+MICRO, MANY = (1, 2, 4, 8), (16, 32, 64)
+"""Sequences of a micro-batch that are tried, and those of models that are small."""
+SMALL = 3e9
 MOST_SHARED = 8
 """Chips that share a layer, at most."""
 
@@ -43,7 +46,8 @@ class Order:
     batch: int = 0
     """Sequences of a step; 0: as usual for the size."""
     dtype: str = "bf16"
-    program: str = DEFAULT
+    program: str = ""
+    """Name of the stack; empty: the usual of each chip."""
     fixed: dict[str, Any] = field(default_factory=dict)
     """Fields of the layout that the user wants so."""
     terms: Terms = field(default_factory=Terms.of)
@@ -59,14 +63,22 @@ class Order:
         tokens = next(tokens for size, tokens in BATCH_TOKENS if self.arch.parameters < size)
         return 1 << max(0, round(tokens / self.seq).bit_length() - 1)
 
+    def on(self, count: int) -> Order:
+        """Return the order with a batch that so many chips can share, where the user gives none."""
+        odd = count // (count & -count)
+        if self.batch or odd == 1:
+            return self
+        return replace(self, batch=odd << max(0, round(math.log2(self.sequences / odd))))
+
     def job(self, chip: Chip, layout: Layout) -> Training:
         """Return the training in a layout."""
-        return Training(self.arch, chip, self.sequences, self.seq, layout, self.stack, self.dtype, frozen=self.frozen)
+        return Training(
+            self.arch, chip, self.sequences, self.seq, layout, self.stack(chip), self.dtype, frozen=self.frozen
+        )
 
-    @property
-    def stack(self) -> Stack:
-        """The program."""
-        return stack(self.program)
+    def stack(self, chip: Chip) -> Stack:
+        """Return the program that a chip runs."""
+        return stack(self.program, chip.kind)
 
 
 @dataclass(frozen=True)
@@ -105,7 +117,7 @@ class Plan:
         job = self.job
         regime = regime_of(job)
         made = [
-            *self.bill.figures(regime),
+            *self.bill.figures(regime, WHOLE_RUN),
             predicted("step_s", job.seconds, "s", regime),
             predicted("tokens_per_s", job.batch * job.seq / job.seconds, "1/s", regime, grows=True),
             predicted("mfu", self.mfu, "share", regime, grows=True),
@@ -120,6 +132,8 @@ class Plan:
             "chip": self.job.chip.name,
             "count": layout.chips,
             "layout": str(layout),
+            "batch": self.job.batch,
+            "stack": self.job.stack.name,
             "memory_verdict": Memory(self.job).verdict,
             "figures": {name: figure.to_json() for name, figure in self.figures().items()},
             "time_parts": {name: value / self.job.seconds for name, value in self.job.parts.items()},
@@ -133,6 +147,7 @@ def best(order: Order, chip: Chip, count: int) -> Plan | str:
         return "a host processor, not an accelerator"
     if not chip.has(order.dtype) or not chip.has("bf16"):
         return f"has no products of both {order.dtype} and 16 bits"
+    order = order.on(count)
     found: list[Training] = []
     nearest: Memory | None = None
     for memory in tried(order, chip, count):
@@ -160,7 +175,7 @@ def _no_layout(order: Order, chip: Chip, count: int) -> str:
 
 def tried(order: Order, chip: Chip, count: int) -> Iterator[Memory]:
     """Yield what layouts keep in memory, all of which keep the rules; of recomputations, up to the least that fits."""
-    plain = order.stack.attention == "plain"
+    plain = order.stack(chip).attention == "plain"
     periods = ("none", "selective", "full") if plain else ("none", "operators", "full")
     for shape in _shapes(order, chip, count):
         for period in (order.fixed["recompute"],) if "recompute" in order.fixed else periods:
@@ -179,13 +194,14 @@ def _shapes(order: Order, chip: Chip, count: int, checked: bool = True) -> Itera
             if left or not dp or fixed.get("dp", dp) != dp:
                 continue
             degrees = product(
-                _choices(fixed, "micro_batch", MICRO),
-                _choices(fixed, "zero", _sharing(order, pp)),
+                _choices(fixed, "micro_batch", (*MICRO, *MANY) if arch.parameters < SMALL else MICRO),
+                _choices(fixed, "zero", _sharing(order, chip, pp)),
                 _choices(fixed, "ep", _expert_ranks(arch, dp * cp * tp, chip.link_chips)),
             )
             for micro, zero, ep in degrees:
                 interleave = fixed.get("interleave", _pieces(arch.layers, pp))
-                for shard in _choices(fixed, "shard", (0, node) if zero == 3 and dp * cp > node > 1 else (0,)):
+                near = [n for n in dict.fromkeys((node, chip.link_chips)) if zero == 3 and dp * cp > n > 1]
+                for shard in _choices(fixed, "shard", (0, *near)):
                     layout = Layout(tp, pp, dp, cp, ep, micro, interleave, zero, shard, sequence=tp > 1)
                     if not checked or not any(layout.broken(arch, order.sequences)):
                         yield layout
@@ -195,11 +211,11 @@ def _choices(fixed: dict[str, Any], name: str, usual: Sequence[int]) -> Sequence
     return (fixed[name],) if name in fixed else usual
 
 
-def _sharing(order: Order, pp: int) -> Sequence[int]:
+def _sharing(order: Order, chip: Chip, pp: int) -> Sequence[int]:
     """Return what replicas may share out: all where a program does that only, or where there is no pipeline."""
     if "shard" in order.fixed:
         return (3,)
-    if order.program.startswith(("fsdp", "deepspeed", "eager")) and pp == 1:
+    if order.stack(chip).name.startswith(("fsdp", "deepspeed", "eager", "xla")) and pp == 1:
         return (3,)
     return (1, 3) if pp == 1 else (1,)
 
@@ -233,7 +249,7 @@ def plan(order: Order, chips: Sequence[Chip], counts: Sequence[int] = COUNTS) ->
     about = {"kind": "train", "model": order.arch.name, "parameters": order.arch.parameters, "tokens": order.tokens}
     if not order.arch.experts and not order.frozen:
         about["advice"] = advice(order.arch.parameters, order.tokens)
-    about |= {"batch": order.sequences, "seq": order.seq, "dtype": order.dtype, "stack": order.program}
+    about |= {"batch": order.sequences, "seq": order.seq, "dtype": order.dtype}
     return choose(about, order.limits, ((chip, [best(order, chip, count) for count in counts]) for chip in chips))
 
 

@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 from trimtab.errors import DataError
 from trimtab.plan.evidence import GUESSED, Case, read
-from trimtab.plan.intervals import around
+from trimtab.plan.intervals import WHOLE_RUN, around
 
 TABLES = Path(__file__).resolve().parents[3] / "benchmarks" / "tables"
 """Where a checkout has them."""
@@ -82,7 +82,7 @@ def fitted_on(case: Case) -> bool:
 
     Trainings whose layout is not told are in none: the planner's own layout is faster than theirs may have been.
     """
-    if case.regime == GUESSED:
+    if case.regime in (GUESSED, WHOLE_RUN):
         return False
     return (
         hashlib.sha256(case.system.encode()).digest()[EVEN_SERVED if case.table.startswith("infer") else EVEN] % 2 == 0

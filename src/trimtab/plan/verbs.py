@@ -18,7 +18,6 @@ from trimtab.plan.costs import Limits, Terms
 from trimtab.plan.evidence import read_rows
 from trimtab.plan.layout import Layout
 from trimtab.plan.servings import ServeOrder, plan_serving
-from trimtab.plan.stack import DEFAULT
 from trimtab.run import onnx_facts
 from trimtab.values.chip import Chip
 
@@ -68,7 +67,7 @@ def _order(words: Mapping[str, Any], dtype: str, tokens: float) -> trainings.Ord
         words.get("seq") or 2048,
         words.get("batch") or 0,
         dtype,
-        words.get("stack") or DEFAULT,
+        words.get("stack") or "",
         {name: words[name] for name in LAYOUT if words.get(name) is not None},
         _terms(words),
         _limits(words),

@@ -32,7 +32,12 @@ def _run_facts(result: Result, data: Mapping[str, Any]) -> dict[str, str]:
         title(key): numbers.duration(number(times.get(key)))
         for key in ("total_s", "training_s", "converting_s", "measuring_s", "other_s")
     }
-    known = {"Date": "date", "Seed": "seed", "Openings of the test split": "test_openings"}
+    known = {
+        "Date": "date",
+        "Seed": "seed",
+        "Validation examples that candidates were compared on": "compared_on",
+        "Openings of the test split": "test_openings",
+    }
     facts = {name: text(data.get(key)) or numbers.DASH for name, key in known.items()}
     named = {"Limits": ", ".join(result.texts("limits")), "Run": result.text("run"), "Bundle": result.text("bundle")}
     return (

@@ -45,11 +45,8 @@ def _intro(document: Mapping[str, Any], title: str) -> Markup:
     told = [f"{quantity_of(document['parameters'])} parameters"]
     for name in ("tokens", "samples"):
         told += [f"{quantity_of(document[name])} {name}"] if name in document else []
-    told += [
-        f"{name} {document[name]}"
-        for name in ("batch", "seq", "dtype", "stack", "prompt", "output")
-        if name in document
-    ]
+    told += [f"{name} {document[name]}" for name in ("batch", "seq", "dtype", "prompt", "output") if name in document]
+    told += [f"program {name}" for name in sorted({plan["stack"] for plan in document["plans"] if "stack" in plan})]
     place = document["place"]
     told.append(f"electricity of {place['name']}: {place['g_per_kwh']:g} g CO2 a kWh, PUE {place['pue']:g}")
     lead = OF_CALIBRATION if document["kind"] == "step" else OF_THE_LIKE

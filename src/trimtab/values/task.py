@@ -150,12 +150,19 @@ class TaskView:
 
     task: Task
     allowed: frozenset[str] = frozenset({"train", "validation"})
+    drawn: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Split -> places of the examples that stand for it; a split that is not named is whole."""
 
     def split(self, name: Split) -> Sequence[Example]:
-        """Return an allowed split."""
+        """Return an allowed split, or what is drawn of it."""
         if name not in self.allowed:
             raise SealedSplit(f"the {name} split of {self.task.name} is sealed here; it opens only for verification")
-        return self.task.split(name)
+        whole = self.task.split(name)
+        return [whole[place] for place in self.drawn[name]] if name in self.drawn else whole
+
+    def size(self, name: Split) -> int:
+        """Return how many examples `split` gives."""
+        return len(self.drawn[name]) if name in self.drawn else len(self.task.split(name))
 
     def batches(self, name: Split, size: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield the split in order, in batches of at most `size` examples, `limit` examples in all."""

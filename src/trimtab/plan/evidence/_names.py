@@ -34,6 +34,10 @@ FIXED = (
     (r"llama-?4.*scout", "llama4:scout"),
     (r"llama-?4.*maverick", "llama4:maverick"),
     (r"kimi-?k2", "kimi:k2"),
+    (r"gpt-?2-(124m|small)$", "gpt:125m"),
+    (r"gpt-?2-(350m|medium)$", "gpt:350m"),
+    (r"gpt-?2-(774m|large)$", "gpt:774m"),
+    (r"gpt-?2-(1558m|1\.5b|xl)$", "gpt:1.5b"),
     (r"bert.*large", "bert:large"),
     (r"bert.*base", "bert:base"),
 )
