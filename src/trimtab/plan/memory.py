@@ -37,7 +37,7 @@ class Memory:
         slack = SLACK * sum(moving.values())
         return {"weights": weights, "gradients": gradients, "optimizer": optimizer, **moving, "allocator": slack + own}
 
-    @property
+    @cached_property
     def total(self) -> float:
         """All of them."""
         return sum(self.parts.values())

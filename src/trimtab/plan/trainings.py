@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from typing import Any, Protocol
 
@@ -55,7 +56,7 @@ class Order:
     frozen: bool = False
     """Only small adapters are trained (LoRA); the weights stay."""
 
-    @property
+    @cached_property
     def sequences(self) -> int:
         """Of a step."""
         if self.batch:

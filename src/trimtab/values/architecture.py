@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from trimtab.errors import DataError
@@ -110,7 +111,7 @@ class Architecture:
         """Weights of embedding, output layer and positions."""
         return self.hidden * (self.vocab * (1 if self.tied else 2) + self.positions)
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """All weights; biases and norms left out."""
         experts = (self.experts + self.shared) * self.expert_parameters + self.hidden * self.experts
