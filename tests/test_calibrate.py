@@ -52,6 +52,7 @@ def test_a_step_here_is_planned(measured):
     assert sum(plan["time_parts"].values()) == pytest.approx(1)
     assert sum(plan["memory_parts"].values()) == pytest.approx(figures["memory_gib"]["value"])
     assert all(figure["origin"] == "predicted" for figure in figures.values())
+    assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in figures.values())
 
 
 def test_operators_of_a_measured_net_are_known(measured):
@@ -128,6 +129,51 @@ def test_a_model_that_cannot_be_opened_is_told_before_anything_is_measured(tmp_p
         calibrate.calibrate(["zoo:nonsense"], "digits", tell=lambda what, _: told.append(what))
     assert told == ["measuring zoo:nonsense, 1 threads"]
     assert not (tmp_path / "profiles").exists()
+
+
+def test_a_calibration_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(calibrate, "SUITE", (("zoo:mlp", "images"), ("zoo:lstm(width=8)", "sequences")))
+    monkeypatch.setattr(calibrate, "BATCHES", {"train": (4,), "infer": (4,)})
+    monkeypatch.setattr(machines, "here", lambda probe=machines.here: replace(probe(), cores=1))
+    times, timed = [], calibrate.timed
+
+    def apart(call, *arguments):
+        if call is not timed:
+            return 1e8
+        times.append(arguments[0].model)
+        if len(times) == 2:
+            raise KeyboardInterrupt
+        return timed(*arguments)
+
+    monkeypatch.setattr(calibrate, "apart", apart)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate.calibrate(effort=0.02)
+    [part] = (tmp_path / "profiles").iterdir()
+    found = calibrate.calibrate(effort=0.02)
+    assert times == ["zoo:mlp", "zoo:lstm(width=8)", "zoo:lstm(width=8)"]
+    assert {one["model"] for one in found["checks"]} == {"zoo:mlp", "zoo:lstm(width=8)"}
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"profile": {"version": 1}, "measured": {}}'])
+def test_what_was_begun_and_is_damaged_is_begun_anew(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
+    fresh = host.Profile("cpu", 1, "2", "2026-01-01")
+    path = calibrate.Begun(fresh, "").path
+    path.parent.mkdir()
+    path.write_text(text)
+    assert calibrate.Begun.open(fresh, "").profile is fresh
+
+
+@pytest.mark.parametrize(("name", "same"), [("date", False), ("torch", False), ("held", True)])
+def test_what_was_begun_on_another_day_or_torch_is_begun_anew(tmp_path, monkeypatch, name, same):
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
+    fresh = host.Profile("cpu", 1, "2", "2026-01-01")
+    begun = calibrate.Begun(replace(fresh, **{name: {"train": 1.0} if same else "other"}), "")
+    begun.path.parent.mkdir()
+    begun.path.write_text(json.dumps({"profile": begun.profile.to_json(), "measured": {}}))
+    assert (calibrate.Begun.open(fresh, "").profile is fresh) is not same
 
 
 def test_a_machine_that_was_not_measured(tmp_path, monkeypatch):

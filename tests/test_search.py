@@ -1,5 +1,6 @@
 """The search's judgement: how likely a candidate is to pass, which are tested and in which order, what comes next."""
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -249,7 +250,8 @@ def test_what_is_given_up_early_tells_how_long_its_like_takes():
     found = search()
     found.base = SimpleNamespace(seconds=0.0, model=SimpleNamespace(facts=FACTS))
     found.predictor = SimpleNamespace(figures=lambda candidate: {})
-    found.workshop = Broken(Overrun(1000.0, 10.0))
+    overrun = copy.copy(Overrun(1000.0, 10.0))  # as it comes from another process, where there are workers
+    found.workshop = Broken(overrun)
     ended = found.attempt(Candidate(Bound((Narrow(16),), bind("@ null").runtime), FACTS))
     assert (ended.status, ended.reason) == (
         "fault",

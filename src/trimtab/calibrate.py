@@ -6,12 +6,13 @@ each net and phase shows the memory that it takes from the system. Nothing else 
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,7 +27,7 @@ from trimtab.plan import host
 from trimtab.plan.host import Check, Profile, Steps
 from trimtab.run.worker import die_with, status_bytes
 from trimtab.tasks import open_task
-from trimtab.values.store import Store
+from trimtab.values.store import Store, make_folder, write_atomically
 
 PHASES = ("train", "infer")
 SECONDS = 1.5
@@ -80,12 +81,54 @@ class Measured:
     """Bytes that its process took, at most."""
 
 
+@dataclass
+class Begun:
+    """What was measured so far, also on disk: a calibration that was stopped goes on from there on the same day."""
+
+    profile: Profile
+    scratch: str
+    """The folder of made-up examples, another in every run."""
+    known: dict[str, list[Measured]] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return host.path_of(self.profile.cpu, self.profile.cores).with_suffix(".part.json")
+
+    @classmethod
+    def open(cls, fresh: Profile, scratch: str) -> Begun:
+        """Return what was begun today with this release of torch, or a fresh profile."""
+        begun = cls(fresh, scratch)
+        try:
+            data = json.loads(begun.path.read_text())
+            profile = Profile.from_json(data["profile"])
+            known = {key: [_measured_from(one) for one in each] for key, each in data["measured"].items()}
+        except (OSError, *host.DAMAGED):
+            return begun
+        same = (profile.torch, profile.date) == (fresh.torch, fresh.date)
+        return cls(profile, scratch, known) if same else begun
+
+    def measured(self, order: Order) -> list[Measured]:
+        """Return the steps of a net, measured now if they were not yet."""
+        key = repr(order).replace(self.scratch, "")
+        if key not in self.known:
+            self.known[key] = list(_measured(order, self.profile))
+            measured = {key: [asdict(one) for one in each] for key, each in self.known.items()}
+            make_folder(self.path.parent)
+            write_atomically(self.path, json.dumps({"profile": self.profile.to_json(), "measured": measured}))
+        return self.known[key]
+
+
+def _measured_from(data: dict[str, Any]) -> Measured:
+    return Measured(**{**data, "steps": Steps(**data["steps"])})
+
+
 def calibrate(
     models: Sequence[str] = (), task: str = "", batch: int = 16, tell: Tell = lambda *_: None, effort: float = 1.0
 ) -> dict[str, Any]:
     """Measure this machine with the suite's nets, and with one's own; return the document.
 
-    Less effort than 1 takes less time, and tells less well.
+    Less effort than 1 takes less time, and tells less well. Stopped, it goes on where it was on the same day.
 
     Raises:
         DataError: a model of one's own without a task, or one that does not fit it.
@@ -100,17 +143,19 @@ def calibrate(
         batches = dict.fromkeys(PHASES, (batch,))
         orders = [Order(model, task, batches, effort=effort) for model in models]  # first: they may not open
         orders += [Order(net, tasks[kind], BATCHES, effort=effort) for net, kind in SUITE]
-        profile = Profile(machine.cpu, machine.cores, torch_release(), date.today().isoformat())
-        profile.base_bytes = _base(Order(SMALLEST[0], tasks[SMALLEST[1]], BATCHES))
+        begun = Begun.open(Profile(machine.cpu, machine.cores, torch_release(), date.today().isoformat()), scratch)
+        profile = begun.profile
+        profile.base_bytes = profile.base_bytes or _base(Order(SMALLEST[0], tasks[SMALLEST[1]], BATCHES))
         threads = sorted({1, machine.cores})
         whole = len(orders) * len(threads)
         for place, count in enumerate(threads):
             measured: list[Measured] = []
             for number, order in enumerate(orders):
                 tell(f"measuring {order.model}, {count} threads", (place * len(orders) + number) / whole)
-                measured += _measured(replace(order, threads=count), profile)
+                measured += begun.measured(replace(order, threads=count))
             _settle(profile, measured, count)
     path = host.save(profile)
+    begun.path.unlink(missing_ok=True)
     return told(profile) | {"profile": str(path)}
 
 

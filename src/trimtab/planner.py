@@ -16,7 +16,6 @@ from trimtab.plan import host, units, verbs
 from trimtab.plan.carbon import WORLD
 from trimtab.plan.costs import Terms
 from trimtab.plan.host import Profile, Steps
-from trimtab.plan.intervals import predicted
 from trimtab.plan.memory import GIB
 from trimtab.plan.nets import Work
 from trimtab.values.figure import Figure
@@ -136,7 +135,8 @@ def _plan(
     watts = modelled_power_w(machine.idle_w, machine.full_w, min(1.0, threads / machine.cores))
     price = machine.usd_per_hour if terms.usd_per_hour is None else terms.usd_per_hour
     rate = told("samples_per_s", batch / seconds, batch / ends[1], batch / ends[0], "1/s")
-    memory = predicted("memory_gib", profile.bytes(steps, phase) / GIB, "GiB")
+    held = profile.bytes(steps, phase) / GIB
+    memory = told("memory_gib", held, *profile.memory_interval(held, phase), "GiB")
     figures = [times("step_ms", 1e3, "ms"), rate, memory, times("energy_j", energy_j(watts, 1.0), "J")]
     if samples:
         count = samples / batch

@@ -1,6 +1,7 @@
 """A machine's profile: steps told from operators, costs that are never negative, and files that are checked."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -72,6 +73,9 @@ def test_intervals_come_from_what_others_were_off():
     profile.checks = [Check("a", "train", 1, 1, measured, 1.0, 0, 0) for measured in (0.9, 1.0, 1.2)]
     low, high = profile.interval(10.0, "train")
     assert 9.0 <= low < 10 < high <= 12.0
+    assert profile.memory_interval(1.0, "train") == (0.5, 2.0), "none of them has its memory measured"
+    profile.checks = [replace(one, measured_bytes=9.0, predicted_bytes=10.0) for one in profile.checks]
+    assert profile.memory_interval(10.0, "train") == (9.0, 10.0)
 
 
 @pytest.fixture

@@ -40,8 +40,11 @@ class Overrun(TimeoutError):
     """What was begun would not end in time; it is given up early, so that its time can be used otherwise."""
 
     def __init__(self, needed_s: float, left_s: float) -> None:
-        self.needed_s = needed_s
+        self.needed_s, self.left_s = needed_s, left_s
         super().__init__(f"given up early: about {needed_s:.0f} s more are needed, {max(left_s, 0):.0f} s are left")
+
+    def __reduce__(self) -> tuple[type[Overrun], tuple[float, float]]:
+        return Overrun, (self.needed_s, self.left_s)
 
 
 @dataclass(frozen=True)

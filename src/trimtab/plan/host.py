@@ -24,6 +24,8 @@ from trimtab.values.machine import Machine
 from trimtab.values.store import default_root, make_folder, write_atomically
 
 VERSION = 1
+DAMAGED = (AttributeError, KeyError, TypeError, ValueError)
+"""What reading a profile raises where it is none."""
 LEAST_S = 1e-9
 LEAST_SHARE = 0.25
 """Of what its operators take alone, a step takes at least, however little each saves within others."""
@@ -151,15 +153,34 @@ class Profile:
 
     def interval(self, value: float, phase: str) -> tuple[float, float]:
         """Return the 90% interval of a predicted time, from what the calibration's own nets were off."""
-        ratios = [one.measured_s / one.predicted_s for one in self.checks if one.phase == phase and one.predicted_s]
-        if not ratios:
-            return 0.5 * value, 2.0 * value
-        low, high = np.quantile(ratios, (0.05, 0.95))
-        return value * min(1.0, float(low)), value * max(1.0, float(high))
+        off = [one.measured_s / one.predicted_s for one in self.checks if one.phase == phase and one.predicted_s]
+        return _around(value, off)
+
+    def memory_interval(self, value: float, phase: str) -> tuple[float, float]:
+        """Return the 90% interval of a predicted memory, likewise; memory was measured of some checks only."""
+        held = [one for one in self.checks if one.phase == phase and one.measured_bytes]
+        return _around(value, [one.measured_bytes / one.predicted_bytes for one in held])
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
         return {"version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Profile:
+        """Read what `to_json` wrote; raises one of `DAMAGED` for anything else."""
+        if data.pop("version") != VERSION:
+            raise ValueError("of another version of trimtab")
+        data["costs"] = {key: Costs(**each) for key, each in data["costs"].items()}
+        data["checks"] = [Check(**each) for each in data["checks"]]
+        return cls(**data)
+
+
+def _around(value: float, ratios: Sequence[float]) -> tuple[float, float]:
+    """Return the interval of a value from ratios measured / predicted; without any, from half to twice of it."""
+    if not ratios:
+        return 0.5 * value, 2.0 * value
+    low, high = np.quantile(ratios, (0.05, 0.95))
+    return value * min(1.0, float(low)), value * max(1.0, float(high))
 
 
 def operator_of(name: str) -> str:
@@ -232,12 +253,8 @@ def load(machine: Machine, torch: str) -> Profile:
     except (OSError, ValueError) as error:
         raise CorruptFile(f"{path} cannot be read ({error}); `trimtab calibrate` writes it anew") from error
     try:
-        if data.pop("version") != VERSION:
-            raise ValueError("of another version of trimtab")
-        data["costs"] = {key: Costs(**each) for key, each in data["costs"].items()}
-        data["checks"] = [Check(**each) for each in data["checks"]]
-        found = Profile(**data)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        found = Profile.from_json(data)
+    except DAMAGED as error:
         raise CorruptFile(f"{path} holds no profile ({error}); `trimtab calibrate` writes it anew") from error
     if found.torch != torch:
         raise UsageError(

@@ -62,22 +62,23 @@ def _axes(document: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _picture(document: Mapping[str, Any]) -> Markup | None:
     across, up, shade = _axes(document)
-    unbeaten = set(document["pareto"])
+    unbeaten, here = set(document["pareto"]), document["kind"] == "step"
     marks = []
     for place, plan in enumerate(document["plans"]):
         figures = plan["figures"]
         if across in figures and up in figures:
             x, y = (Value.read(figures[name]) for name in (across, up))
             energy = figures.get(shade, {}).get("value")
-            label = f"{plan['count']} x {plan['chip']}" if place in unbeaten else ""
-            note = f"{plan['count']} x {plan['chip']}, {plan['layout']}"
+            chips = f"{plan['count']} x {plan['chip']}"
+            label = (plan["layout"] if here else chips) if place in unbeaten else ""
+            note = f"{chips}, {plan['layout']}"
             if x and y and min(x.value, y.value) > 0:
                 marks.append((Mark(x, y, "frontier" if place in unbeaten else "dominated", label, note), energy))
     if len(marks) < 2:
         return None
     lead = "Left and down is better; colour is energy, from green, little, to red; labelled ones are beaten by none."
     drawn = tag("figure", both(lambda width: _draw(width, marks, (across, up)), 760, 380))
-    return section(f"Time against {'energy' if document['kind'] == 'step' else 'money'}", lead, drawn)
+    return section(f"Time against {'energy' if here else 'money'}", lead, drawn)
 
 
 def _draw(width: int, marks: Sequence[tuple[Mark, float | None]], names: tuple[str, str]) -> Markup:
