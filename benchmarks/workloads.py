@@ -4,6 +4,7 @@
     python benchmarks/workloads.py prepare cnn-small        trains the base once; it lives in the store, never in git
     python benchmarks/workloads.py run cnn-small --seed 1   a run, bench/cnn-small-seed1 in the cache; goes on if killed
     python benchmarks/workloads.py record                   writes tabs/workloads.jsonl from every finished run
+    python benchmarks/workloads.py seeds                    races what several seeds chose; writes tabs/seeds.jsonl
 
 `all` in place of a name means every workload, and `--quick` tiny sizes, for tests. What peers make of the same bases is
 in `peers/harness.py`.
@@ -12,6 +13,7 @@ in `peers/harness.py`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -27,16 +29,23 @@ import tabs
 from trimtab import api, machines
 from trimtab.apply import Made, Workshop, set_quiet_threads
 from trimtab.errors import TrimtabError
-from trimtab.measure import Bench, choose_runtime
+from trimtab.measure import BLOCK_SECONDS, Bench, axes, choose_runtime
+from trimtab.meters import Probe
+from trimtab.pack import check
+from trimtab.race import race
+from trimtab.recipe import bind_runtime
 from trimtab.report.progress import Live
 from trimtab.request import Request
+from trimtab.run.client import Worker, open_worker
 from trimtab.tasks import open_task
-from trimtab.trimmer import RESULT_FILE
+from trimtab.trimmer import BUNDLE, RESULT_FILE
 from trimtab.values.store import Store, default_root
 from trimtab.values.tab import TAB_FILE
 
 NINETY = 0.9
 """Share of the final gain whose time is told."""
+MOST_SEEDS, BLOCKS = 10, 30
+"""Seeds that are looked for, and blocks of the race between them."""
 
 
 @dataclass(frozen=True)
@@ -262,10 +271,41 @@ def _speed_of_search(document: dict[str, Any], out: Path) -> dict[str, float]:
 
 
 def record() -> Path:
-    """Write tabs/workloads.jsonl from every finished run; workloads without one keep their lines."""
-    pairs = [(workload, seed) for workload in WORKLOADS.values() for seed in range(100)]
-    found = [line for workload, seed in pairs for line in lines(workload, seed)]
+    """Write tabs/workloads.jsonl from the finished runs of seed 0; workloads without one keep their lines."""
+    found = [line for workload in WORKLOADS.values() for line in lines(workload, 0)]
     return tabs.write("workloads", by_workload([*found, *tabs.kept("workloads", found)]))
+
+
+def race_seeds() -> Path:
+    """Write tabs/seeds.jsonl: what each seed chose, raced against what the others did; other workloads keep theirs."""
+    found = [line for workload in WORKLOADS.values() for line in by_seed(workload)]
+    return tabs.write("seeds", by_workload([*found, *tabs.kept("seeds", found)]))
+
+
+def by_seed(workload: Workload, store: Store | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the latency of each seed's choice, and how much the slowest takes beyond the fastest."""
+    found = {seed: document for seed in range(MOST_SEEDS) if (document := finished(workload, seed))}
+    found = {seed: document for seed, document in found.items() if document["bundle"]}
+    if len(found) < 2:
+        return
+    shop = workshop(workload, store)
+    with contextlib.ExitStack() as stack:
+        racers = [stack.enter_context(_racer(folder(workload, seed) / BUNDLE, shop)) for seed in found]
+        latencies = [figures[0] for figures in race(racers, axes().meters["latency"], BLOCKS).figures]
+    for (seed, document), latency in zip(found.items(), latencies, strict=True):
+        about = {"group": workload.id, "recipe": document["recipe"], "processor": shop.machine.cpu}
+        yield {**latency.to_json(), "name": f"seed_{seed}", **about}
+    values = [latency.value for latency in latencies]
+    yield {"name": "apart", "value": max(values) / min(values) - 1, "unit": "share", "group": workload.id}
+
+
+@contextlib.contextmanager
+def _racer(bundle: Path, shop: Workshop) -> Iterator[tuple[Worker, Probe]]:
+    """Load a bundle in a worker of its own."""
+    made, runtime = shop.open(str(bundle / "model")), bind_runtime(check(bundle)["runtime"])
+    probe = Probe(shop.view, "validation", made.model, shop.machine, seconds=BLOCK_SECONDS, threads=runtime.threads)
+    with open_worker(made.folder, runtime, shop.machine) as worker:
+        yield worker, probe
 
 
 def by_workload(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -286,15 +326,18 @@ def tell() -> None:
 def main(words: list[str] | None = None) -> int:
     """Carry out one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("list", "prepare", "run", "record"))
+    parser.add_argument("command", choices=("list", "prepare", "run", "record", "seeds"))
     parser.add_argument("names", nargs="*", help="workloads, or all")
     parser.add_argument("--within", default="", help="time for each search, such as 5m")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     asked = parser.parse_args(words)
     set_quiet_threads()
-    if asked.command in ("list", "record"):
-        tell() if asked.command == "list" else print(record())
+    if asked.command == "list":
+        tell()
+        return 0
+    if asked.command in ("record", "seeds"):
+        print(record() if asked.command == "record" else race_seeds())
         return 0
     failed = [workload.id for workload in chosen(asked.names, asked.quick) if not _done(workload, asked)]
     return 1 if failed else 0

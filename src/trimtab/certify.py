@@ -14,6 +14,9 @@ from trimtab.recipe import bind_runtime
 from trimtab.values.promise import Promise
 from trimtab.verify import check_confidence, judge, overall, reopened
 
+TRIED = 100
+"""Validation examples that a bundle is tried on, before the test split is opened."""
+
 
 def verify_bundle(
     folder: Path, against: str, promises: Sequence[str], confidence: float, workshop: Workshop
@@ -35,6 +38,7 @@ def verify_bundle(
     base = workshop.open(against)
     trimmed, runtime = workshop.open(str(folder / "model")), bind_runtime(about["runtime"])
     with Bench(workshop, base, choose_runtime(base, workshop), confidence) as bench:
+        bench.draw(TRIED)
         bench.rows(trimmed, None, runtime, "validation")  # what cannot be scored at all must not open the test split
         openings = workshop.store.count_opening(workshop.fingerprint("test"), str(folder))
         bench.unseal()

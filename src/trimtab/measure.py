@@ -343,6 +343,7 @@ class Bench:
             seconds=BLOCK_SECONDS,
             confidence=self.confidence,
             threads=runtime.threads,
+            example_s=self.base_figures["latency_ms"].value / 1e3 if "latency_ms" in self.base_figures else 0.0,
         )
 
 

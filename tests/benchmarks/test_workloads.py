@@ -1,11 +1,15 @@
 """The workloads of the benchmark: nine of them, well written, and one run end to end at a tiny size."""
 
+import shutil
+
 import pytest
 
 import workloads
 from trimtab import api
 from trimtab.recipe import split_model
 from trimtab.values.promise import Promise
+from trimtab.values.store import Store
+from workbench import PROMISE, TOY, finished_run
 
 NINE = {
     "cnn-small",
@@ -20,7 +24,7 @@ NINE = {
 }
 
 
-def test_every_workload_of_the_issue_is_there_and_can_be_read():
+def test_all_nine_are_there_and_can_be_read():
     assert set(workloads.WORKLOADS) == NINE
     for workload in (*workloads.WORKLOADS.values(), *workloads.chosen(["all"], quick=True)):
         ref, recipe = split_model(workload.model)
@@ -72,3 +76,18 @@ def test_a_failure_is_told_and_the_next_workload_has_its_turn(tmp_path, monkeypa
     told = capsys.readouterr().err
     assert "first: DataError: there is no file nowhere.onnx" in told
     assert "second: DataError" in told
+
+
+@pytest.mark.slow
+def test_what_seeds_chose_is_raced(tmp_path, monkeypatch):
+    run = finished_run().bundle.parent
+    monkeypatch.setattr(workloads, "runs", lambda: tmp_path)
+    one = workloads.Workload("one", "mlp", "null:linear", TOY, (PROMISE,))
+    shutil.copytree(run, workloads.folder(one, 0))
+    assert list(workloads.by_seed(one)) == [], "there is nothing to race against"
+    shutil.copytree(run, workloads.folder(one, 3))
+    first, second, apart = workloads.by_seed(one, Store(tmp_path / "store"))
+    assert [first["name"], second["name"], apart["name"]] == ["seed_0", "seed_3", "apart"]
+    assert first["recipe"] == second["recipe"] == finished_run().recipe
+    slow, fast = sorted([first["value"], second["value"]], reverse=True)
+    assert apart["value"] == pytest.approx(slow / fast - 1)

@@ -122,6 +122,16 @@ def test_throughput_counts_examples_of_a_larger_batch(probe):
     assert {len(batch["features"]) for batch in session.given} == {32}
 
 
+def test_a_slow_model_is_timed_on_fewer_large_batches(probe):
+    view = TaskView(registry("tasks").take("toy")(examples=1200))
+    whole = min(8, view.size("validation") // 32)
+    assert whole > 2
+    for example_s, batches in ((0.0, whole), (0.001, whole), (0.03, 2), (0.5, 1)):
+        session = Scripted([0.01] * 20)
+        Throughput().read(session, replace(probe, view=view, example_s=example_s))
+        assert len(session.given) == batches, example_s
+
+
 def test_memory_tells_the_models_share(probe):
     session = Scripted([])
     whole, own = Memory().read(session, probe).figures

@@ -129,6 +129,24 @@ def test_rows_of_unknown_chips_are_counted(tmp_path):
     assert len(unscored) == 2
 
 
+def test_other_sizes_and_chips_of_maxtext_are_read(tmp_path):
+    head = "accelerator,slices,chips_per_slice,chips,model,precision,seq_len,tflops_per_chip,note"
+    rows = (
+        "TPU-v5p,1,64,64,64B dense,bf16,2048,300,",
+        "TPU-v6e,1,256,256,LLAMA2-70B,bf16,4096,400,per_device_batch 2",
+        "TPU-v5e,1,256,256,48B dense,bf16,2048,110,",
+        "TPU-v4,1,64,64,some dense,bf16,2048,110,",
+    )
+    (tmp_path / "train_maxtext_tpu.csv").write_text("\n".join([head, *rows]))
+    found = [case for _, case in read(tmp_path)]
+    assert [case.label for case in found[:2]] == ["64B dense on 64 tpu-v5p", "LLAMA2-70B on 256 tpu-v6e"]
+    assert all(0.4 < case.predicted / case.ideal < 0.9 for case in found[:2])
+    assert [case.reason for case in found[2:]] == [
+        "no shape is known of MaxText's 48B",
+        "no architecture some dense",
+    ]
+
+
 def test_intervals():
     low, high = intervals.around(100.0, "pipeline")
     inner = intervals.around(100.0, "pipeline", confidence=50)

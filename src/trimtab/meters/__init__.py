@@ -49,6 +49,8 @@ class Probe:
     seconds: float = 0.5
     confidence: float = 0.95
     threads: int = 1
+    example_s: float = 0.0
+    """What an example takes the slowest contestant, about: slow ones go through fewer large batches; 0: not known."""
 
 
 @dataclass(frozen=True)
