@@ -270,9 +270,9 @@ def _speed_of_search(document: dict[str, Any], out: Path) -> dict[str, float]:
     return found | ({"prediction_error_share": median(errors)} if errors else {})
 
 
-def record() -> Path:
-    """Write tabs/workloads.jsonl from the finished runs of seed 0; workloads without one keep their lines."""
-    found = [line for workload in WORKLOADS.values() for line in lines(workload, 0)]
+def record(names: Iterable[str] = ()) -> Path:
+    """Write tabs/workloads.jsonl from the finished runs of seed 0, all or some; other workloads keep their lines."""
+    found = [line for workload in chosen(names or ["all"]) for line in lines(workload, 0)]
     return tabs.write("workloads", by_workload([*found, *tabs.kept("workloads", found)]))
 
 
@@ -283,7 +283,10 @@ def race_seeds() -> Path:
 
 
 def by_seed(workload: Workload, store: Store | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the latency of each seed's choice, and how much the slowest takes beyond the fastest."""
+    """Yield the latency of each seed's choice, its gain as measured in its run, and how far apart the seeds are.
+
+    Runs that follow each other meet different weather, so choices are compared in one race and not by their gains.
+    """
     found = {seed: document for seed in range(MOST_SEEDS) if (document := finished(workload, seed))}
     found = {seed: document for seed, document in found.items() if document["bundle"]}
     if len(found) < 2:
@@ -295,6 +298,7 @@ def by_seed(workload: Workload, store: Store | None = None) -> Iterator[dict[str
     for (seed, document), latency in zip(found.items(), latencies, strict=True):
         about = {"group": workload.id, "recipe": document["recipe"], "processor": shop.machine.cpu}
         yield {**latency.to_json(), "name": f"seed_{seed}", **about}
+        yield {**document["ratios"]["latency_ms"], "name": f"gain_{seed}", **about}
     values = [latency.value for latency in latencies]
     yield {"name": "apart", "value": max(values) / min(values) - 1, "unit": "share", "group": workload.id}
 
@@ -337,7 +341,7 @@ def main(words: list[str] | None = None) -> int:
         tell()
         return 0
     if asked.command in ("record", "seeds"):
-        print(record() if asked.command == "record" else race_seeds())
+        print(record(asked.names) if asked.command == "record" else race_seeds())
         return 0
     failed = [workload.id for workload in chosen(asked.names, asked.quick) if not _done(workload, asked)]
     return 1 if failed else 0

@@ -86,8 +86,10 @@ def test_what_seeds_chose_is_raced(tmp_path, monkeypatch):
     shutil.copytree(run, workloads.folder(one, 0))
     assert list(workloads.by_seed(one)) == [], "there is nothing to race against"
     shutil.copytree(run, workloads.folder(one, 3))
-    first, second, apart = workloads.by_seed(one, Store(tmp_path / "store"))
-    assert [first["name"], second["name"], apart["name"]] == ["seed_0", "seed_3", "apart"]
+    lines = list(workloads.by_seed(one, Store(tmp_path / "store")))
+    assert [line["name"] for line in lines] == ["seed_0", "gain_0", "seed_3", "gain_3", "apart"]
+    first, gain, second, _, apart = lines
     assert first["recipe"] == second["recipe"] == finished_run().recipe
+    assert gain["value"] == finished_run().document["ratios"]["latency_ms"]["value"]
     slow, fast = sorted([first["value"], second["value"]], reverse=True)
     assert apart["value"] == pytest.approx(slow / fast - 1)
