@@ -53,7 +53,8 @@ class Recorded:
     facts: Facts
     machine: Machine
     aim: Aim
-    validation: int
+    compared_on: int
+    """Validation examples."""
     training: dict[str, float] = field(default_factory=dict)
     converting: dict[str, float] = field(default_factory=dict)
 
@@ -105,7 +106,8 @@ def read(folder: Path) -> Recorded:
         if trial is not None:
             trials[trial.candidate.name] = trial
     figures = {name: Figure.from_json(figure) for name, figure in base["figures"].items()}
-    return Recorded(folder, trials, figures, facts, machine, aim, len(task.split("validation")))
+    compared = base.get("compared_on", len(task.split("validation")))
+    return Recorded(folder, trials, figures, facts, machine, aim, compared)
 
 
 def _request(folder: Path) -> dict[str, Any]:
@@ -121,9 +123,8 @@ def ours(run: Recorded, seed: int) -> Iterator[str]:
         done = [" | ".join(map(str, passes[:n])) for n in range(len(passes), 0, -1)]
         return next((len(passes) - i for i, text in enumerate(done) if text in made), 0)
 
-    task = SimpleNamespace(split=lambda name: range(run.validation), metrics=())
-    shop = SimpleNamespace(machine=run.machine, peek=peek, task=task)
-    bench = SimpleNamespace(base_figures=run.base)
+    shop = SimpleNamespace(machine=run.machine, peek=peek, task=SimpleNamespace(metrics=()))
+    bench = SimpleNamespace(base_figures=run.base, view=SimpleNamespace(size=lambda name: run.compared_on))
     base = SimpleNamespace(model=SimpleNamespace(facts=run.facts), seconds=0.0)
     predictor = Predictor(run.machine, run.facts, run.base["latency_ms"].value)
     search = Search(shop, bench, base, run.aim, predictor, None)  # type: ignore[arg-type]

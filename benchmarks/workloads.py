@@ -3,7 +3,7 @@
     python benchmarks/workloads.py list
     python benchmarks/workloads.py prepare cnn-small        trains the base once; it lives in the store, never in git
     python benchmarks/workloads.py run cnn-small --seed 1   a run, bench/cnn-small-seed1 in the cache; goes on if killed
-    python benchmarks/workloads.py record                   writes tabs/workloads.jsonl from every finished run
+    python benchmarks/workloads.py record                   writes tabs/workloads.jsonl from the runs of seed 0
     python benchmarks/workloads.py seeds                    races what several seeds chose; writes tabs/seeds.jsonl
 
 `all` in place of a name means every workload, and `--quick` tiny sizes, for tests. What peers make of the same bases is
@@ -29,14 +29,14 @@ import tabs
 from trimtab import api, machines
 from trimtab.apply import Made, Workshop, set_quiet_threads
 from trimtab.errors import TrimtabError
-from trimtab.measure import BLOCK_SECONDS, Bench, axes, choose_runtime
+from trimtab.measure import Bench, axes, choose_runtime
 from trimtab.meters import Probe
 from trimtab.pack import check
 from trimtab.race import race
 from trimtab.recipe import bind_runtime
 from trimtab.report.progress import Live
 from trimtab.request import Request
-from trimtab.run.client import Worker, open_worker
+from trimtab.run.client import Worker
 from trimtab.tasks import open_task
 from trimtab.trimmer import BUNDLE, RESULT_FILE
 from trimtab.values.store import Store, default_root
@@ -276,9 +276,9 @@ def record(names: Iterable[str] = ()) -> Path:
     return tabs.write("workloads", by_workload([*found, *tabs.kept("workloads", found)]))
 
 
-def race_seeds() -> Path:
+def race_seeds(names: Iterable[str] = ()) -> Path:
     """Write tabs/seeds.jsonl: what each seed chose, raced against what the others did; other workloads keep theirs."""
-    found = [line for workload in WORKLOADS.values() for line in by_seed(workload)]
+    found = [line for workload in chosen(names or ["all"]) for line in by_seed(workload)]
     return tabs.write("seeds", by_workload([*found, *tabs.kept("seeds", found)]))
 
 
@@ -307,9 +307,9 @@ def by_seed(workload: Workload, store: Store | None = None) -> Iterator[dict[str
 def _racer(bundle: Path, shop: Workshop) -> Iterator[tuple[Worker, Probe]]:
     """Load a bundle in a worker of its own."""
     made, runtime = shop.open(str(bundle / "model")), bind_runtime(check(bundle)["runtime"])
-    probe = Probe(shop.view, "validation", made.model, shop.machine, seconds=BLOCK_SECONDS, threads=runtime.threads)
-    with open_worker(made.folder, runtime, shop.machine) as worker:
-        yield worker, probe
+    bench = Bench(shop, made, runtime)
+    with bench.worker(made, runtime) as worker:
+        yield worker, bench.probe(made, runtime)
 
 
 def by_workload(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -341,7 +341,7 @@ def main(words: list[str] | None = None) -> int:
         tell()
         return 0
     if asked.command in ("record", "seeds"):
-        print(record(asked.names) if asked.command == "record" else race_seeds())
+        print((record if asked.command == "record" else race_seeds)(asked.names))
         return 0
     failed = [workload.id for workload in chosen(asked.names, asked.quick) if not _done(workload, asked)]
     return 1 if failed else 0

@@ -43,15 +43,16 @@ def test_a_result_without_a_bundle_says_none():
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1.5h", 5400), ("1d", 86400), (" 2 m ", 120)]
+    ("text", "seconds"),
+    [("90", 90), ("1e3", 1000), ("90s", 90), ("5m", 300), ("1.5h", 5400), ("1d", 86400), (" 2 m ", 120)],
 )
 def test_durations(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "m", "-5m", "0s", "5 minutes", "1e3", "inf", "nan", "5m5s"])
+@pytest.mark.parametrize("text", ["", "m", "-5m", "0s", "5 minutes", "inf", "nan", "5m5s"])
 def test_what_is_no_duration_says_how_one_looks(text):
-    with pytest.raises(UsageError, match="90s, 5m, 2h"):
+    with pytest.raises(UsageError, match=r"90s, 5m, 2h|not above 0"):
         parse_duration(text)
 
 
@@ -68,7 +69,7 @@ def test_what_is_no_duration_says_how_one_looks(text):
         ({"seed": -1}, UsageError, "seed is a whole number"),
         ({"confidence": 95}, UsageError, "between 0.5 and 0.999"),
         ({"memory_limit_mb": float("nan")}, UsageError, "memory limit"),
-        ({"within": "soon"}, UsageError, "cannot read the duration"),
+        ({"within": "soon"}, UsageError, "is no duration"),
         ({"limits": "small"}, PromiseError, "cannot read the limit 'small'"),
         ({"tries": "narow @ null"}, UnknownName, "did you mean narrow"),
     ],

@@ -135,14 +135,14 @@ def test_a_calibration_that_was_stopped_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
     monkeypatch.setattr(calibrate, "SUITE", (("zoo:mlp", "images"), ("zoo:lstm(width=8)", "sequences")))
     monkeypatch.setattr(calibrate, "BATCHES", {"train": (4,), "infer": (4,)})
-    monkeypatch.setattr(machines, "here", lambda probe=machines.here: replace(probe(), cores=1))
+    monkeypatch.setattr(machines, "here", lambda probe=machines.here: replace(probe(), cores=2))
     times, timed = [], calibrate.timed
 
     def apart(call, *arguments):
         if call is not timed:
             return 1e8
-        times.append(arguments[0].model)
-        if len(times) == 2:
+        times.append((arguments[0].model, arguments[0].threads))
+        if len(times) == 4:
             raise KeyboardInterrupt
         return timed(*arguments)
 
@@ -151,8 +151,9 @@ def test_a_calibration_that_was_stopped_goes_on(tmp_path, monkeypatch):
         calibrate.calibrate(effort=0.02)
     [part] = (tmp_path / "profiles").iterdir()
     found = calibrate.calibrate(effort=0.02)
-    assert times == ["zoo:mlp", "zoo:lstm(width=8)", "zoo:lstm(width=8)"]
-    assert {one["model"] for one in found["checks"]} == {"zoo:mlp", "zoo:lstm(width=8)"}
+    assert times[3:] == [("zoo:lstm(width=8)", 2)] * 2, "only what was interrupted is measured again"
+    checks = [(one["model"], one["phase"], one["threads"]) for one in found["checks"]]
+    assert len(checks) == len(set(checks)) == 2 * 2 * 2
     assert not part.exists()
 
 

@@ -208,7 +208,7 @@ LINES = [
     ([*TRIM, "--promise", "accuracy >= base - 5"], 2, "5 points are 0.05 or 5%"),
     ([*TRIM, "--promise", "accuracy >= 2"], 2, "never be proved"),
     ([*TRIM, "--promise", "as good as before"], 2, "cannot read the promise"),
-    ([*TRIM, "--within", "soon"], 2, "cannot read the duration"),
+    ([*TRIM, "--within", "soon"], 2, "is no duration"),
     ([*TRIM, "--within", "0.01s"], 2, "too short"),
     ([*TRIM, "--confidence", "95"], 2, "--confidence: takes a number from 0.5"),
     ([*TRIM, "--seed", "-1"], 2, "--seed: takes a whole number from 0"),

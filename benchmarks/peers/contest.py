@@ -77,6 +77,10 @@ class Entrant:
         return sum(folder_bytes(folder) for folder in folders) / 1e6
 
 
+SCREENED = 500
+"""Validation examples on which the settings of an artefact are tried; every verdict is on all of test."""
+
+
 @dataclass
 class Ring:
     """Where the contest takes place: task, machine, and the base that promises are held against."""
@@ -88,9 +92,12 @@ class Ring:
     confidence: float = 0.95
     opened: bool = False
 
-    @property
-    def open_view(self) -> TaskView:
-        """The task with its test split; the opening is counted once."""
+    def view(self, split: Any) -> TaskView:
+        """Return the whole test split, whose opening is counted once; of validation, which screens, a part."""
+        size = len(self.shop.task.split("validation"))
+        if split != "test":
+            places = range(size) if size <= SCREENED else np.linspace(0, size - 1, SCREENED).astype(int).tolist()
+            return TaskView(self.shop.task, drawn={"validation": tuple(places)})
         if not self.opened:
             self.shop.store.count_opening(self.shop.fingerprint("test"), "benchmarks/peers")
             self.opened = True
@@ -190,9 +197,8 @@ def _sound(
 
 
 def _rows(entrant: Entrant, runtime: Runtime, ring: Ring, split: Any) -> Floats:
-    view = ring.open_view if split == "test" else ring.shop.view
     with serving(entrant, runtime, ring) as worker:
-        rows, _ = score_rows(worker, view, split)
+        rows, _ = score_rows(worker, ring.view(split), split)
     if not np.isfinite(rows).all() and np.isfinite(ring.base_rows[split]).all():
         raise SessionError("its answers are not finite numbers")
     return rows
@@ -200,7 +206,9 @@ def _rows(entrant: Entrant, runtime: Runtime, ring: Ring, split: Any) -> Floats:
 
 def _judge(ring: Ring, rows: Floats, split: Any) -> Any:
     task = ring.shop.task
-    evidence = Evidence(task, tuple(task.split(split)), ring.base_rows[split], rows)
+    view = ring.view(split)
+    base = ring.base_rows[split][list(view.drawn.get(split, range(view.size(split))))]
+    evidence = Evidence(task, tuple(view.split(split)), base, rows)
     return judge([Promise.parse(text) for text in ring.promises], evidence, ring.confidence)
 
 

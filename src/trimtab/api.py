@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 from trimtab import machines
 from trimtab.apply import Workshop, set_quiet_threads
 from trimtab.errors import CorruptFile, UnknownName, UsageError
+from trimtab.plan import units
 from trimtab.report.page import write_page
 from trimtab.report.progress import Live
 from trimtab.request import Request
@@ -32,9 +32,7 @@ from trimtab.values.tab import TAB_FILE
 from trimtab.values.task import Task
 
 REPORT_FILE = "report.html"
-DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)\Z")
 SETTINGS = frozenset({"objective", "limits", "on", "tries", "train", "seed", "confidence", "memory_limit_mb"})
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @dataclass(frozen=True)
@@ -143,15 +141,13 @@ def given_task(task: Any) -> str | Task:
 
 
 def parse_duration(text: str) -> float:
-    """Return seconds.
+    """Return seconds, which a bare number is too; raises UsageError.
 
     >>> parse_duration("5m"), parse_duration("90"), parse_duration("1.5h")
     (300.0, 90.0, 5400.0)
     """
-    found = DURATION.match(text.strip())
-    if not found or float(found[1]) <= 0:
-        raise UsageError(f"cannot read the duration {text!r}; it looks like 90s, 5m, 2h or 1d")
-    return float(found[1]) * UNITS[found[2]]
+    text = text.strip()
+    return units.seconds(text if text[-1:].isalpha() else f"{text}s")
 
 
 def read_result(folder: Path) -> dict[str, Any]:

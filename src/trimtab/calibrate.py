@@ -106,10 +106,13 @@ class Begun:
         except (OSError, *host.DAMAGED):
             return begun
         same = (profile.torch, profile.date) == (fresh.torch, fresh.date)
+        profile.checks = []  # they are made anew, from all that is known
         return cls(profile, scratch, known) if same else begun
 
     def measured(self, order: Order) -> list[Measured]:
-        """Return the steps of a net, measured now if they were not yet."""
+        """Return the steps of a net, measured now if they were not yet; one's own net may have changed since."""
+        if self.scratch not in order.task:
+            return list(_measured(order, self.profile))
         key = repr(order).replace(self.scratch, "")
         if key not in self.known:
             self.known[key] = list(_measured(order, self.profile))

@@ -159,6 +159,7 @@ class Bench:
     """Time limit of one call to a worker."""
     view: TaskView = field(init=False)
     base_figures: dict[str, Figure] = field(default_factory=dict)
+    _example_s: float = 0.0
     _base_worker: Worker | None = None
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -268,9 +269,16 @@ class Bench:
                 found = race([(worker, self.probe(self.base, self.runtime))], meter, QUICK_BLOCKS).figures[0]
             else:
                 found = self._read(meter, self.base, self.runtime, worker)
-            figures |= by_name(found)
+            figures |= self._seen(found)
         worker.pause()
         return figures
+
+    def _seen(self, found: Iterable[Figure]) -> dict[str, Figure]:
+        """Return figures of the base by name, and note its latency, which says how much others can be asked for."""
+        named = by_name(found)
+        if "latency_ms" in named:
+            self._example_s = named["latency_ms"].value / 1e3
+        return named
 
     def doubt(self) -> str:
         """Say where the base fails its own task: it cannot be told from one that knows the most frequent class only."""
@@ -316,7 +324,7 @@ class Bench:
             else:
                 theirs = self._read(meter, self.base, self.runtime, self.base_worker)
                 mine, ratio = self._read(meter, made, runtime, worker), None
-            base |= by_name(theirs)
+            base |= self._seen(theirs)
             ours |= by_name(mine)
             ratios |= gains(meter, theirs, mine, ratio)
         self.base_worker.pause()
@@ -335,6 +343,7 @@ class Bench:
 
     def probe(self, made: Made, runtime: Runtime) -> Probe:
         """Say what a meter is to measure on."""
+        latency = self.base_figures.get("latency_ms")
         return Probe(
             self.view,
             "validation",
@@ -343,7 +352,7 @@ class Bench:
             seconds=BLOCK_SECONDS,
             confidence=self.confidence,
             threads=runtime.threads,
-            example_s=self.base_figures["latency_ms"].value / 1e3 if "latency_ms" in self.base_figures else 0.0,
+            example_s=latency.value / 1e3 if latency else self._example_s,
         )
 
 

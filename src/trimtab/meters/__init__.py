@@ -50,7 +50,7 @@ class Probe:
     confidence: float = 0.95
     threads: int = 1
     example_s: float = 0.0
-    """What an example takes the slowest contestant, about: slow ones go through fewer large batches; 0: not known."""
+    """What an example alone takes the base: slow ones go through fewer large batches; 0: not known."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from trimtab.values.figure import Figure
 
 FILE = Path(__file__).parent / "intervals.toml"
 WHOLE_RUN = "whole-run"
-"""Of whole trainings: what failures, restarts and slow days add to their steps."""
+"""Of whole trainings, as their papers tell them: hours spent beside hours planned."""
 OTHERS = ("first", "decode", "watts", "memory", "loss", "whole")
 """Kinds of regime that are no trainings'."""
 QUANTILES = (0.05, 0.25, 0.75, 0.95)

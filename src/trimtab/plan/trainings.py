@@ -201,7 +201,8 @@ def _shapes(order: Order, chip: Chip, count: int, checked: bool = True) -> Itera
             )
             for micro, zero, ep in degrees:
                 interleave = fixed.get("interleave", _pieces(arch.layers, pp))
-                near = [n for n in dict.fromkeys((node, chip.link_chips)) if zero == 3 and dp * cp > n > 1]
+                groups = dict.fromkeys((node // tp, chip.link_chips // tp))
+                near = [n for n in groups if zero == 3 and dp * cp > n > 1]
                 for shard in _choices(fixed, "shard", (0, *near)):
                     layout = Layout(tp, pp, dp, cp, ep, micro, interleave, zero, shard, sequence=tp > 1)
                     if not checked or not any(layout.broken(arch, order.sequences)):
@@ -250,7 +251,7 @@ def plan(order: Order, chips: Sequence[Chip], counts: Sequence[int] = COUNTS) ->
     about = {"kind": "train", "model": order.arch.name, "parameters": order.arch.parameters, "tokens": order.tokens}
     if not order.arch.experts and not order.frozen:
         about["advice"] = advice(order.arch.parameters, order.tokens)
-    about |= {"batch": order.sequences, "seq": order.seq, "dtype": order.dtype}
+    about |= {"seq": order.seq, "dtype": order.dtype}
     return choose(about, order.limits, ((chip, [best(order, chip, count) for count in counts]) for chip in chips))
 
 

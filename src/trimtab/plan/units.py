@@ -39,7 +39,7 @@ def seconds(text: str) -> float:
     """
     found = re.fullmatch(NUMBER + r"(ms|s|m|h|d|w)", text.lower().replace(" ", ""))
     if not found:
-        raise UsageError(f"{text!r} is no duration; write a number and ms, s, m, h, d or w: 60d, 0.5s")
+        raise UsageError(f"{text!r} is no duration; write a number and ms, s, m, h, d or w: 90s, 5m, 2h, 60d")
     return _positive(text, float(found[1]) * SECONDS[found[2]])
 
 

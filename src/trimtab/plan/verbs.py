@@ -131,9 +131,12 @@ def _check_fixed(order: trainings.Order, counts: Sequence[int]) -> None:
     numbers = {name: fixed.get(name, 1) for name in ("tp", "pp", "dp", "cp", "ep", "micro_batch", "interleave")}
     zero = fixed.get("zero", 3 if "shard" in fixed else 1)
     layout = Layout(**numbers, zero=zero, shard=fixed.get("shard", 0), recompute=fixed.get("recompute", "none"))
-    broken = [text for degrees, text in layout.rules(order.arch, order.sequences) if degrees <= fixed.keys()]
-    if broken:
-        raise UsageError("; ".join(broken))
+    batches = {order.on(count).sequences for count in counts or _counts_of(fixed)} or {order.sequences}
+    broken = [
+        [text for degrees, text in layout.rules(order.arch, batch) if degrees <= fixed.keys()] for batch in batches
+    ]
+    if all(broken):
+        raise UsageError("; ".join(broken[0]))
 
 
 def serve(words: Mapping[str, Any]) -> dict[str, Any]:

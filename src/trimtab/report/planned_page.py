@@ -46,7 +46,9 @@ def _intro(document: Mapping[str, Any], title: str) -> Markup:
     for name in ("tokens", "samples"):
         told += [f"{quantity_of(document[name])} {name}"] if name in document else []
     told += [f"{name} {document[name]}" for name in ("batch", "seq", "dtype", "prompt", "output") if name in document]
-    told += [f"program {name}" for name in sorted({plan["stack"] for plan in document["plans"] if "stack" in plan})]
+    for name, word in (("batch", "batch"), ("stack", "program")):
+        values = sorted({plan[name] for plan in document["plans"] if name in plan})
+        told += [f"{word} {' or '.join(map(str, values))}"] if values else []
     place = document["place"]
     told.append(f"electricity of {place['name']}: {place['g_per_kwh']:g} g CO2 a kWh, PUE {place['pue']:g}")
     lead = OF_CALIBRATION if document["kind"] == "step" else OF_THE_LIKE

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from trimtab.errors import PromiseError, SealedSplit, UnknownName
 from trimtab.values.figure import Better
@@ -144,6 +144,26 @@ def hash_examples(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class Drawn(Sequence[Example]):
+    """Some examples of a split, each made when it is asked for."""
+
+    whole: Sequence[Example]
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
+        if isinstance(index, slice):
+            return Drawn(self.whole, self.places[index])
+        return self.whole[self.places[index]]
+
+
 @dataclass(frozen=True)
 class TaskView:
     """The task as passes, meters and the search see it: splits that are not `allowed` raise SealedSplit."""
@@ -158,7 +178,7 @@ class TaskView:
         if name not in self.allowed:
             raise SealedSplit(f"the {name} split of {self.task.name} is sealed here; it opens only for verification")
         whole = self.task.split(name)
-        return [whole[place] for place in self.drawn[name]] if name in self.drawn else whole
+        return Drawn(whole, self.drawn[name]) if name in self.drawn else whole
 
     def size(self, name: Split) -> int:
         """Return how many examples `split` gives."""

@@ -19,7 +19,7 @@ from trimtab.errors import DataError, TrimtabError
 from trimtab.plan.training import Training
 
 Row = Mapping[str, str]
-GUESSED = "mlperf-language"
+GUESSED = "guessed-layout"
 """The regime of trainings whose layout is not told, so that it is the planner's own."""
 
 
