@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -208,8 +209,12 @@ def entrants(stand: Stand) -> Iterator[tuple[Entrant | None, dict[str, Any]]]:
             yield None, {"name": name, "dash": str(error)}
 
 
-def compete(stand: Stand) -> None:
-    """Judge every artefact that there is, race them all, and keep what was found in the workload's folder."""
+def compete(stand: Stand, judging_s: float = math.inf) -> None:
+    """Judge every artefact that there is, race them all, and keep what was found in the workload's folder.
+
+    After so many seconds no further one is judged; it has a dash that says so, until the same command goes on.
+    """
+    deadline = time.monotonic() + judging_s
     with Bench(stand.shop, stand.base, choose_runtime(stand.base, stand.shop)) as bench:
         bench.unseal()
         rows = {split: bench.base_rows(split) for split in ("validation", "test")}  # type: ignore[arg-type]
@@ -218,7 +223,7 @@ def compete(stand: Stand) -> None:
     for entrant, known in entrants(stand):
         if entrant is not None:
             _say(f"{stand.workload.id}: judging {entrant.name}")
-            known |= _judged(stand, entrant, ring)
+            known |= _judged(stand, entrant, ring, time.monotonic() > deadline)
             if "runtime" in known:
                 racers.append((entrant, bind_runtime(known["runtime"])))
         found.append(known)
@@ -230,10 +235,12 @@ def compete(stand: Stand) -> None:
     write_atomically(stand.folder / "contest.json", text)
 
 
-def _judged(stand: Stand, entrant: Entrant, ring: Ring) -> dict[str, Any]:
+def _judged(stand: Stand, entrant: Entrant, ring: Ring, late: bool) -> dict[str, Any]:
     """Return the judgement, kept unless it is a dash: that may have been a passing fault."""
     settings = native_runtimes(stand.base.model, stand.shop) if entrant.name == BASE else ()
     path = stand.folder / "judged" / f"{entrant.name}.json"
+    if late and not path.is_file():
+        return {"dash": "not judged: the time for that was over"}
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         found = contest.kept(path, contest.identity(entrant, ring), lambda: contest.judged(entrant, ring, settings))
@@ -271,7 +278,7 @@ def hold(workload: Workload, peers: Sequence[str], asked: argparse.Namespace) ->
             about = work(stand, name, PEERS[name])
             _say(f"{workload.id}: {name}: {about.get('dash') or about['format']}")
         if asked.only in ("", "contest"):
-            compete(stand)
+            compete(stand, parse_duration(asked.judging) if asked.judging else math.inf)
     except Exception as error:  # the other workloads' turn comes whatever this one's fault is
         traceback.print_exc()
         _say(f"{workload.id}: {type(error).__name__}: {error}")
@@ -285,6 +292,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="+", help="workloads, or all")
     parser.add_argument("--peer", action="append", choices=PEERS, help="only this one; may be repeated")
     parser.add_argument("--within", default="", help="time for our search and for each peer, such as 5m")
+    parser.add_argument("--judging", default="", help="time after which no further artefact is judged, such as 1h")
     parser.add_argument("--seed", type=int, default=0, help="which of our runs takes part")
     parser.add_argument("--only", default="", choices=("environments", "artefacts", "contest", "table"))
     parser.add_argument("--without-ours", action="store_true", help="do not search, take the run that lies there")

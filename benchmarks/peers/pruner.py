@@ -89,19 +89,13 @@ def tuned(job: kit.Job, net: nn.Module, seconds: float, step: int) -> nn.Module:
     batch = 16
     steps = math.ceil(len(view.split("train")) / batch)
 
-    def around(until: float) -> Surroundings:
-        def check() -> None:
-            if time.monotonic() > until:
-                raise TimeoutError
-
-        return Surroundings(job.meta["seed"] + step, torch.get_num_threads(), check, None)
-
+    around = Surroundings(job.meta["seed"] + step, torch.get_num_threads())
     begun, trial = time.monotonic(), 20
-    fit(copy.deepcopy(net), view, Settings(steps=trial, lr=1e-5, batch=batch), around(math.inf))
+    fit(copy.deepcopy(net), view, Settings(steps=trial, lr=1e-5, batch=batch), around)
     count = int(seconds / max((time.monotonic() - begun) / trial, 1e-4))
     count = max(20, min(count, 10 * steps))
     lr = 1e-4 if job.kind == "transformer" else 1e-3
-    fit(net, view, Settings(steps=count, lr=lr, batch=batch), around(math.inf))
+    fit(net, view, Settings(steps=count, lr=lr, batch=batch), around)
     return net
 
 
