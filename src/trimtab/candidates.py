@@ -279,7 +279,7 @@ def improvement(cost: tuple[float, float], best: float) -> float:
     gap = math.log(best / median)
     z = gap / spread
     density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    return gap * normal_cdf(z) + spread * density
+    return max(0.0, gap * normal_cdf(z) + spread * density)  # the sum of what cancels may end below
 
 
 def normal_cdf(z: float) -> float:
