@@ -1,5 +1,6 @@
 """Which sampler finds the best recorded candidate soonest: ours, or Optuna's, on the candidates of finished runs.
 
+    .venv/bin/pip install -c constraints.txt optuna                    nothing else here needs it
     python benchmarks/sampler.py ~/.cache/trimtab/bench/*-seed0        writes tabs/sampler.jsonl
 
 Every sampler chooses among the candidates that a run recorded and pays what they took then: training once for each

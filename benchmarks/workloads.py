@@ -272,14 +272,17 @@ def _speed_of_search(document: dict[str, Any], out: Path) -> dict[str, float]:
 
 def record(names: Iterable[str] = ()) -> Path:
     """Write tabs/workloads.jsonl from the finished runs of seed 0, all or some; other workloads keep their lines."""
-    found = [line for workload in chosen(names or ["all"]) for line in lines(workload, 0)]
-    return tabs.write("workloads", by_workload([*found, *tabs.kept("workloads", found)]))
+    return _written("workloads", (line for workload in chosen(names or ["all"]) for line in lines(workload, 0)))
 
 
 def race_seeds(names: Iterable[str] = ()) -> Path:
     """Write tabs/seeds.jsonl: what each seed chose, raced against what the others did; other workloads keep theirs."""
-    found = [line for workload in chosen(names or ["all"]) for line in by_seed(workload)]
-    return tabs.write("seeds", by_workload([*found, *tabs.kept("seeds", found)]))
+    return _written("seeds", (line for workload in chosen(names or ["all"]) for line in by_seed(workload)))
+
+
+def _written(name: str, lines: Iterable[dict[str, Any]]) -> Path:
+    found = list(lines)
+    return tabs.write(name, by_workload([*found, *tabs.kept(name, found)]))
 
 
 def by_seed(workload: Workload, store: Store | None = None) -> Iterator[dict[str, Any]]:

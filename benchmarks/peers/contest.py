@@ -77,10 +77,6 @@ class Entrant:
         return sum(folder_bytes(folder) for folder in folders) / 1e6
 
 
-SCREENED = 500
-"""Validation examples on which the settings of an artefact are tried; every verdict is on all of test."""
-
-
 @dataclass
 class Ring:
     """Where the contest takes place: task, machine, and the base that promises are held against."""
@@ -88,16 +84,16 @@ class Ring:
     shop: Workshop
     promises: tuple[str, ...]
     base_rows: dict[str, Floats]
-    """The base's score rows on `validation` and `test`."""
+    """The base's score rows on `screen` (under `validation`) and `test`."""
+    screen: TaskView
+    """The part of validation on which the settings of an artefact are tried; every verdict is on all of test."""
     confidence: float = 0.95
     opened: bool = False
 
     def view(self, split: Any) -> TaskView:
-        """Return the whole test split, whose opening is counted once; of validation, which screens, a part."""
-        size = len(self.shop.task.split("validation"))
+        """Return what a split is scored on; the opening of test is counted once."""
         if split != "test":
-            places = range(size) if size <= SCREENED else np.linspace(0, size - 1, SCREENED).astype(int).tolist()
-            return TaskView(self.shop.task, drawn={"validation": tuple(places)})
+            return self.screen
         if not self.opened:
             self.shop.store.count_opening(self.shop.fingerprint("test"), "benchmarks/peers")
             self.opened = True
@@ -205,10 +201,7 @@ def _rows(entrant: Entrant, runtime: Runtime, ring: Ring, split: Any) -> Floats:
 
 
 def _judge(ring: Ring, rows: Floats, split: Any) -> Any:
-    task = ring.shop.task
-    view = ring.view(split)
-    base = ring.base_rows[split][list(view.drawn.get(split, range(view.size(split))))]
-    evidence = Evidence(task, tuple(view.split(split)), base, rows)
+    evidence = Evidence(ring.shop.task, tuple(ring.view(split).split(split)), ring.base_rows[split], rows)
     return judge([Promise.parse(text) for text in ring.promises], evidence, ring.confidence)
 
 

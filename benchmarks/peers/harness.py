@@ -54,6 +54,8 @@ GRACE, GRACE_S = 1.5, 120.0
 QUIET = {"CI": "true", "OLIVE_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 """No tool reports to its makers from here."""
 OURS, BASE = "trimtab", "base"
+SCREENED = 500
+"""Validation examples on which the settings of an artefact are tried."""
 FAILED = "failed.json"
 
 
@@ -216,9 +218,11 @@ def compete(stand: Stand, judging_s: float = math.inf) -> None:
     """
     deadline = time.monotonic() + judging_s
     with Bench(stand.shop, stand.base, choose_runtime(stand.base, stand.shop)) as bench:
+        bench.draw(SCREENED)
+        screen = bench.view
         bench.unseal()
         rows = {split: bench.base_rows(split) for split in ("validation", "test")}  # type: ignore[arg-type]
-    ring = Ring(stand.shop, stand.workload.promises, rows)
+    ring = Ring(stand.shop, stand.workload.promises, rows, screen)
     found, racers = [], []
     for entrant, known in entrants(stand):
         if entrant is not None:

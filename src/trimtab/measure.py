@@ -223,12 +223,12 @@ class Bench:
         libraries = versions(("trimtab", *runtime.libraries))
         machine = (shop.machine.cpu, shop.machine.isa)  # int8 answers differ between kinds of processor
         about = ("rows", made.key, str(runtime), libraries, machine, shop.fingerprint(split), shop.task_code)
-        key = digest(*about) if places is None else digest(*about, places)
-        found, whole = shop.store.get(key), None if places is None else shop.store.get(digest(*about))
-        if found:
+        whole = digest(*about)
+        key = whole if places is None else digest(*about, places)
+        if found := shop.store.get(key):
             return _load(found), ""
-        if whole:
-            return _load(whole)[list(places or ())], ""
+        if places is not None and (found := shop.store.get(whole)):
+            return _load(found)[list(places)], ""
         with contextlib.ExitStack() as stack:
             session = worker or self._own(made, runtime) or stack.enter_context(self.worker(made, runtime))
             rows, reason = score_rows(session, self.view, split, stop)

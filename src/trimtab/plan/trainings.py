@@ -194,6 +194,7 @@ def _shapes(order: Order, chip: Chip, count: int, checked: bool = True) -> Itera
             dp, left = divmod(count, tp * pp * cp)
             if left or not dp or fixed.get("dp", dp) != dp:
                 continue
+            near = [n for n in dict.fromkeys((node // tp, chip.link_chips // tp)) if dp * cp > n > 1]
             degrees = product(
                 _choices(fixed, "micro_batch", (*MICRO, *MANY) if arch.parameters < SMALL else MICRO),
                 _choices(fixed, "zero", _sharing(order, chip, pp)),
@@ -201,9 +202,7 @@ def _shapes(order: Order, chip: Chip, count: int, checked: bool = True) -> Itera
             )
             for micro, zero, ep in degrees:
                 interleave = fixed.get("interleave", _pieces(arch.layers, pp))
-                groups = dict.fromkeys((node // tp, chip.link_chips // tp))
-                near = [n for n in groups if zero == 3 and dp * cp > n > 1]
-                for shard in _choices(fixed, "shard", (0, *near)):
+                for shard in _choices(fixed, "shard", (0, *near) if zero == 3 else (0,)):
                     layout = Layout(tp, pp, dp, cp, ep, micro, interleave, zero, shard, sequence=tp > 1)
                     if not checked or not any(layout.broken(arch, order.sequences)):
                         yield layout

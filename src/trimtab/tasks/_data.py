@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.errors import DataError
 from trimtab.run.frontend import Step, fit_scale, masked, prepare
-from trimtab.values.task import Example
+from trimtab.values.task import Example, Lazy
 
 Array = NDArray[Any]
 READY_BYTES = 256 * 2**20
@@ -141,8 +141,8 @@ def _label(value: Any) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Examples(Sequence[Example]):
-    """One split: examples made when asked for."""
+class Examples(Lazy):
+    """One split."""
 
     data: Data
     frontend: Mapping[str, Any]
@@ -150,14 +150,8 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.data)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+    def example(self, index: int) -> Example:
+        """Make one."""
         data = self.data
         return Example(
             id=str(data.ids[index]),

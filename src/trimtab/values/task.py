@@ -144,15 +144,12 @@ def hash_examples(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
-class Drawn(Sequence[Example]):
-    """Some examples of a split, each made when it is asked for."""
+class Lazy(Sequence[Example]):
+    """Examples that are each made when they are asked for."""
 
-    whole: Sequence[Example]
-    places: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.places)
+    @abstractmethod
+    def example(self, index: int) -> Example:
+        """Make one, by its place from 0 on."""
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -160,7 +157,22 @@ class Drawn(Sequence[Example]):
     def __getitem__(self, index: slice) -> Sequence[Example]: ...
     def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
         if isinstance(index, slice):
-            return Drawn(self.whole, self.places[index])
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.example(range(len(self))[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn(Lazy):
+    """Some examples of a split."""
+
+    whole: Sequence[Example]
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def example(self, index: int) -> Example:
+        """Make one."""
         return self.whole[self.places[index]]
 
 
