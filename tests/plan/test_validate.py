@@ -136,6 +136,7 @@ def test_other_sizes_and_chips_of_maxtext_are_read(tmp_path):
         "TPU-v6e,1,256,256,LLAMA2-70B,bf16,4096,400,per_device_batch 2",
         "TPU-v5e,1,256,256,48B dense,bf16,2048,110,",
         "TPU-v4,1,64,64,some dense,bf16,2048,110,",
+        "TPU-v4,1,64,64,22B dense,bf16,2048,,",
     )
     (tmp_path / "train_maxtext_tpu.csv").write_text("\n".join([head, *rows]))
     found = [case for _, case in read(tmp_path)]
@@ -144,7 +145,14 @@ def test_other_sizes_and_chips_of_maxtext_are_read(tmp_path):
     assert [case.reason for case in found[2:]] == [
         "no shape is known of MaxText's 48B",
         "no architecture some dense",
+        "MaxText's row does not tell its operations a second",
     ]
+
+
+def test_a_whole_run_that_does_not_tell_its_hours_is_left_out(tmp_path):
+    folder = copied(tmp_path, "train_published_runs.csv", lambda text: text.replace(",82432,", ",,"))
+    reasons = [one.reason for _, one in read(folder) if isinstance(one, Skipped)]
+    assert reasons.count("a run that does not tell its hours") == 1
 
 
 def test_intervals():

@@ -29,6 +29,9 @@ def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
     if row["tier"] != "A":
         yield Skipped("a run whose hours are its readers' estimate")
         return
+    if not row["accel_hours"]:
+        yield Skipped("a run that does not tell its hours")
+        return
     arch, system = architecture(row["model"]), chip(row["accelerator"])
     count, tokens = whole(row["accel_count"], MANY), float(row["tokens_b"]) * 1e9
     seq = arch.positions or SEQ.get(arch.name.partition(":")[0], 2048)
