@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.candidates import Candidate, Predictor, candidates, cuts, expect, further, improvement, normal_cdf
+from trimtab.candidates import Candidate, Predictor, candidates, cuts, expect, fitted, further, improvement, normal_cdf
 from trimtab.recipe import Bound, bind
 from trimtab.values.facts import Facts
 from trimtab.values.figure import Figure
@@ -71,19 +71,23 @@ def test_without_training_only_passes_that_fit_nothing_are_offered(machine):
 
 def test_what_was_cut_and_recovered_can_be_cut_once_more_in_the_same_way(machine):
     trained = bind("prune(ratio=0.8) | distill(steps=64)").passes
-    found = list(further(trained, TORCH, machine))
+    found = list(further(trained, TORCH, machine, deeper=True))
     assert len({one.name for one in found}) == len(found) > 20
     once = expect(Bound(trained, None), TORCH, machine).facts
     for one in found:
         assert one.bound.passes[:2] == trained
-        assert len(cuts(one.bound.passes)) == 2
-        assert one.facts.operations < once.operations
+        deeper = len(cuts(one.bound.passes)) == 2
+        assert one.facts.operations < once.operations if deeper else one.facts.quality_loss < once.quality_loss
         assert one.facts == expect(one.bound, TORCH, machine).facts
         assert {step.name() for step in one.bound.passes if step.stage in ("structure", "recover")} == {
             "prune",
             "distill",
         }
-    assert {len([step for step in one.bound.passes if step.stage == "recover"]) for one in found} == {1, 2}
+    assert {"prune distill", "prune distill prune", "prune distill distill", "prune distill prune distill"} == {
+        " ".join(step.name() for step in fitted(one.bound.passes)) for one in found
+    } | {"prune distill"}
+    longer = {one.structure for one in further(trained, TORCH, machine, deeper=False)}
+    assert longer == {one.structure for one in found if len(cuts(one.bound.passes)) == 1}
 
 
 def test_a_users_recipe_is_predicted_step_by_step(machine):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.chance import USUAL_LOSS, chance_of_passing
+from trimtab.chance import USUAL_LOSS, chance_of_passing, expected_chance, sealed_error
 from trimtab.verify import Judgement
 
 shares = st.floats(-0.1, 0.1)
@@ -51,6 +51,19 @@ def test_what_was_proved_to_be_the_same_needs_no_proof_by_validation():
     seen = judgement(0.0, -0.01, error=0.008)
     assert chance_of_passing([seen], 0.2, 0.95, USUAL_LOSS["exact"]) > chance(seen, ratio=0.2) > 0.5
     assert chance_of_passing([seen], 25.0, 0.95, USUAL_LOSS["exact"]) < 0.5, "a small test split decides nothing"
+
+
+@given(st.floats(-0.03, 0.03), st.floats(0.001, 0.02), st.floats(0, 0.02))
+def test_what_is_expected_passes_the_likelier_the_more_room_it_has(room, doubt, error):
+    likely = expected_chance(room, doubt, error, 0.95)
+    assert 0 <= likely <= expected_chance(room + 0.001, doubt, error, 0.95) <= 1
+    assert expected_chance(room, doubt, error, 0.99) <= likely
+
+
+def test_the_error_on_the_test_split_is_that_of_the_promise_known_least():
+    seen = [judgement(error=0.004), judgement(error=0.008), judgement(error=0.05, where="class=1", n=100)]
+    assert sealed_error(seen, 0.25, 0.95) == pytest.approx(0.004, rel=1e-3)
+    assert sealed_error([replace(seen[0], unit="ms")], 0.25, 0.95) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.candidates import Candidate, Predictor, expect
+from trimtab.chance import expected_chance
 from trimtab.errors import CorruptFile, DataError, OutputError, WorkerDied, WorkerHung
 from trimtab.passes import Overrun
 from trimtab.recipe import Bound, bind
@@ -84,7 +85,7 @@ def search(*trials: Trial, limits: tuple[str, ...] = (), higher=False) -> Search
         tuple(map(Limit.parse, limits)),
         0.95,
     )
-    bench = SimpleNamespace(base_figures={"latency_ms": Figure("latency_ms", 10.0, "ms")})
+    bench = SimpleNamespace(base_figures={"latency_ms": Figure("latency_ms", 10.0, "ms")}, test_size=10_000)
     return Search(SimpleNamespace(task=TASK), bench, None, aim, None, None, trials=list(trials))
 
 
@@ -130,6 +131,35 @@ def test_a_second_bet_is_worth_the_more_the_less_sure_the_first_is():
     assert gains[0] > gains[1] > gains[2] == pytest.approx(0.0, abs=1e-3)
 
 
+def test_a_bolder_bet_gains_only_where_the_surer_ones_pass():
+    found = search(trial(4.0, 0.99), trial(2.0, 0.5))
+    one = Candidate(Bound((Stem(),), bind("@ null").runtime), FACTS)
+
+    def gain(cost: float, loss: float) -> float:
+        found.predictor = SimpleNamespace(
+            figures=lambda one: {"latency_ms": Figure("latency_ms", cost, "ms", cost, cost)},
+            loss=lambda one: (loss, 0.01),
+        )
+        return found.expected_gain(one, found.bars)
+
+    middle, bold = gain(3.0, 0.0), gain(1.9, 0.018)
+    assert middle > bold > gain(2.1, 0.02), "a surer middle is worth more than a little below an unsure one"
+    assert middle == pytest.approx((expected_chance(0.02, 0.01, 0.0014, 0.95) - 0.5) * math.log(4 / 3), rel=0.05)
+
+
+def test_what_the_test_split_cannot_tell_counts_against_what_is_near_the_tolerance():
+    found = search()
+    found.predictor = SimpleNamespace(
+        figures=lambda one: {"latency_ms": Figure("latency_ms", 1.0, "ms", 0.9, 1.1)}, loss=lambda one: (0.01, 0.002)
+    )
+    candidate = Candidate(Bound((Stem(),), bind("@ null").runtime), FACTS)
+    gains = []
+    for size in (100_000, 1000, 300):
+        found.bench.test_size = size
+        gains.append(found.expected_gain(candidate, found.bars))
+    assert gains[0] > gains[1] > gains[2] > 0
+
+
 def test_time_counts_the_less_the_less_of_it_is_left(machine, monkeypatch):
     quick, slow = (Candidate(Bound((), bind(f"@ null(delay_ms={delay})").runtime), FACTS) for delay in (1, 2))
     found = search()
@@ -157,17 +187,34 @@ def test_what_begins_with_steps_that_were_refused_is_not_tried():
     assert found.waiting == waiting[5:]
 
 
+def about(found: Search, machine, facts: Facts) -> None:
+    """Give a search a base of these facts, and predictions."""
+    found.workshop = SimpleNamespace(task=TASK, machine=machine)
+    found.base = SimpleNamespace(model=SimpleNamespace(facts=facts))
+    found.predictor = Predictor(machine, facts)
+
+
+def test_what_the_walk_would_come_to_but_is_not_sure_is_recovered_for_longer(machine):
+    facts = Facts("torch", 200_000, 5_000_000, {"linear": 2, "conv": 3})
+    found = search(trial(5.0, 0.99))
+    about(found, machine, facts)
+    recipes = ["prune(ratio=0.9) | distill(steps=64)", "prune(ratio=0.8) | distill(steps=64)"]
+    unsure, dearer = (expect(bind(f"{recipe} | onnx @ onnxruntime"), facts, machine) for recipe in recipes)
+    found._take(replace(trial(2.0, 0.3), candidate=unsure))
+    offered = {one.structure for one in found.waiting}
+    assert len(offered) > 1
+    assert all(one.startswith(f"{recipes[0]} | distill") for one in offered), "no deeper cut"
+    found._take(replace(trial(3.0, 0.2), candidate=dearer))
+    assert {one.structure for one in found.waiting} == offered, "the walk leaves it out"
+
+
 def test_the_cheapest_likely_structure_is_cut_once_more(machine):
     facts = Facts("torch", 200_000, 5_000_000, {"linear": 2, "conv": 3})
     recipes = [f"prune(ratio={ratio}) | distill(steps=64) | onnx @ onnxruntime" for ratio in (0.7, 0.8, 0.9, 0.6)]
     found = search()
-    found.workshop, found.base = (
-        SimpleNamespace(task=TASK, machine=machine),
-        SimpleNamespace(model=SimpleNamespace(facts=facts)),
-    )
-    found.predictor = Predictor(machine, facts)
+    about(found, machine, facts)
     offered = []
-    for recipe, cost, likely in zip(recipes, (5.0, 2.0, 1.0, 6.0), (0.9, 0.8, 0.1, 0.9), strict=True):
+    for recipe, cost, likely in zip(recipes, (5.0, 2.0, 1.0, 6.0), (0.9, 0.8, 0.09, 0.9), strict=True):
         found._take(replace(trial(cost, likely), candidate=expect(bind(recipe), facts, machine)))
         offered.append(len(found.waiting))
     assert offered[0] > 20, "the first that is likely to pass"
@@ -270,6 +317,8 @@ def resumed(done: Trial, record) -> Search:
     lines = SimpleNamespace(of=lambda kind: [record])
     found.tab = SimpleNamespace(path="run/tab.jsonl", read=lambda: lines)
     found.predictor = SimpleNamespace(learn=lambda *_: None)
+    found.base = SimpleNamespace(model=SimpleNamespace(facts=FACTS))
+    found.bench.view = SimpleNamespace(size=lambda split: 1000)
     found.workshop = SimpleNamespace(peek=lambda *_: 0, apply=lambda *_: None)
     found.waiting = [done.candidate]
     found.resume()

@@ -44,7 +44,7 @@ class Candidate:
     @cached_property
     def structure(self) -> str:
         """The steps that change the network itself: what candidates of like quality share."""
-        return " | ".join(str(step) for step in self.bound.passes if step.stage in TRAINING)
+        return " | ".join(map(str, fitted(self.bound.passes)))
 
     @cached_property
     def steps(self) -> str:
@@ -73,8 +73,8 @@ def _served(chains: Iterable[tuple[tuple[Pass, ...], Facts]], machine: Machine) 
                     yield Candidate(Bound(chain, runtime), facts)
 
 
-def further(trained: tuple[Pass, ...], facts: Facts, machine: Machine) -> Iterator[Candidate]:
-    """Yield the recipes that cut and recover a net once more, by passes of the kinds that did so before.
+def further(trained: tuple[Pass, ...], facts: Facts, machine: Machine, deeper: bool) -> Iterator[Candidate]:
+    """Yield the recipes that recover a net for longer, or cut it `deeper`, by passes of the kinds that did so before.
 
     `facts` are those of the base. A net that was cut in small steps, each recovered, loses less than one cut as deep at
     once (Molchanov et al. 2017, arXiv 1611.06440, section 2.1).
@@ -82,8 +82,13 @@ def further(trained: tuple[Pass, ...], facts: Facts, machine: Machine) -> Iterat
     known = {step.name() for step in trained}
     passes = tuple(kind for name, kind in available("passes")[0].items() if kind.stage not in TRAINING or name in known)  # type: ignore[attr-defined]
     so_far = expect(Bound(trained, None), facts, machine).facts
-    chains = _chains(trained, so_far, machine, passes, (STAGES.index("structure"), 0))
-    yield from _served((one for one in chains if len(cuts(one[0])) > len(cuts(trained))), machine)
+    chains = _chains(trained, so_far, machine, passes, (STAGES.index("structure" if deeper else "recover"), 0))
+    yield from _served((one for one in chains if len(fitted(one[0])) > len(trained)), machine)
+
+
+def fitted(chain: Sequence[Pass]) -> tuple[Pass, ...]:
+    """Return the passes of a chain that change the network itself."""
+    return tuple(step for step in chain if step.stage in TRAINING)
 
 
 def cuts(chain: Sequence[Pass]) -> list[Pass]:
@@ -252,9 +257,9 @@ SCORE_NOISE, LEAST_DOUBT = 0.002, 0.001
 
 
 def _quality_case(candidate: Candidate, converted: bool = True) -> Case:
-    trained = [step for step in candidate.bound.passes if step.stage in TRAINING]
+    trained = fitted(candidate.bound.passes)
     others = [str(step) for step in candidate.bound.passes if step.stage not in TRAINING]
-    again = [n for n in range(1, len(trained)) if (trained[n - 1].stage, trained[n].stage) == ("recover", "structure")]
+    again = [n for n in range(1, len(trained)) if trained[n - 1].stage == "recover"]
     groups = {
         "kinds": " ".join(dict.fromkeys(step.name() for step in trained)),
         "cut": " | ".join(map(str, cuts(trained))),

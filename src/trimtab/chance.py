@@ -33,6 +33,28 @@ def chance_of_passing(
     return math.prod(_chance_of_one(j, w, (ratio, *prior), confidence) for j, w in zip(judgements, wholes, strict=True))
 
 
+def expected_chance(room: float, doubt: float, error: float, confidence: float) -> float:
+    """Return the chance that what is yet to be made passes the sealed test.
+
+    Its loss is expected to be `room` below the tolerance, give or take `doubt`, and will be seen there with a standard
+    `error`, all as shares; what passes is seen so far within the tolerance that luck is ruled out at that confidence.
+
+    >>> round(expected_chance(0.01, 0.005, 0.0, 0.95), 2), round(expected_chance(0.01, 0.005, 0.004, 0.95), 2)
+    (0.98, 0.7)
+    """
+    return normal_cdf((room - NormalDist().inv_cdf(confidence) * error) / math.hypot(doubt, error))
+
+
+def sealed_error(judgements: Sequence[Judgement], ratio: float, confidence: float) -> float:
+    """Return the standard error, as a share, to expect on a test split `1 / ratio` times as large as validation.
+
+    That of the promise on all examples that is known the least; 0 where none is about a share.
+    """
+    z = NormalDist().inv_cdf(confidence)
+    wholes = [_error(one, z) for one in judgements if not one.slice and one.unit == "share"]
+    return max((error for error in wholes if math.isfinite(error)), default=0.0) * math.sqrt(ratio)
+
+
 def _metric(judgement: Judgement) -> str:
     return re.split(r"[\[\s]", judgement.promise, maxsplit=1)[0]
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.apply import TRAINING, Made, Workshop
-from trimtab.candidates import Candidate, Predictor, cuts, further, improvement, normal_cdf
-from trimtab.chance import USUAL_LOSS, chance_of_passing
+from trimtab.apply import Made, Workshop
+from trimtab.candidates import Candidate, Predictor, cuts, fitted, further, improvement
+from trimtab.chance import USUAL_LOSS, chance_of_passing, expected_chance, sealed_error
 from trimtab.errors import CorruptFile, OutputError, SessionError, TrimtabError, WorkerDied
 from trimtab.maths.pareto import frontier
 from trimtab.maths.sequential import drop_process
@@ -30,7 +30,7 @@ from trimtab.values.facts import Facts
 from trimtab.values.figure import Figure
 from trimtab.values.promise import Limit, Promise
 from trimtab.values.tab import MEND, Tab
-from trimtab.verify import Judgement, judge
+from trimtab.verify import LIKELY_DISCORDANCE, Judgement, judge
 from trimtab.workers import Crew
 
 Floats = NDArray[np.float64]
@@ -151,8 +151,10 @@ class Search:
     """Number of the step that is being made."""
     stages: dict[str, str] = field(default_factory=dict)
     """Pass -> its stage, of those whose time was seen."""
+    _sealed_errors: dict[str, list[float]] = field(default_factory=dict)
+    """Kind of recipe -> standard errors to expect on the test split, read off those measured."""
     _went_on: set[str] = field(default_factory=set)
-    """Structures whose further cuts are among the candidates."""
+    """Structures from which candidates go on."""
 
     def resume(self, frozen: bool = False) -> None:
         """Take over every finished trial that the tab records; passing faults are tried again.
@@ -215,7 +217,7 @@ class Search:
         crew.make(wanted, deadline - time.monotonic())
 
     def _unmade(self, candidate: Candidate) -> bool:
-        trained = [step for step in candidate.bound.passes if step.stage in TRAINING]
+        trained = fitted(candidate.bound.passes)
         return self.workshop.peek(self.base, trained, self.base) < len(trained)
 
     @property
@@ -230,15 +232,14 @@ class Search:
     def outcomes(self) -> list[tuple[float, float]]:
         """Return (probability, cost) of each end that the walk would have now, the base's first.
 
-        The walk goes on while candidates pass; those of one structure pass or fail together.
+        The walk goes on while candidates pass, and what is bolder passes only where what is surer does.
         """
         found: list[tuple[float, float]] = []
-        reached, cost, last = 1.0, self.base_cost, None
+        reached, cost = 1.0, self.base_cost
         for trial in self.walk_order():
-            together = last is not None and last.candidate.structure == trial.candidate.structure
-            passes = min(1.0, trial.chance / last.chance) if last is not None and together else trial.chance
-            found.append((reached * (1 - passes), cost))
-            reached, cost, last = reached * passes, self.cost(trial), trial
+            passes = min(reached, trial.chance)
+            found.append((reached - passes, cost))
+            reached, cost = passes, self.cost(trial)
         return [*found, (reached, cost)]
 
     @property
@@ -258,16 +259,22 @@ class Search:
     def expected_gain(self, candidate: Candidate, bars: Bars) -> float:
         """Return chance of keeping the promise x expected fall of log cost below what there is (see `bars`).
 
-        What passes or fails with others gains only what lies below the cheapest of them.
+        What passes or fails with others gains only what lies below the cheapest of them. What is bolder than another
+        passes only where that one does, so a bolder one gains on it alone, and a surer one on what is left without it.
         """
         outcomes, of_structures = bars
         predicted = self.predictor.figures(candidate)
         if any(out_of_reach(limit, predicted.get(limit.figure)) for limit in self.aim.limits):
             return 0.0
         loss, doubt = self.predictor.loss(candidate)
-        chance = normal_cdf((self.tolerance - loss) / doubt)
+        chance = expected_chance(self.tolerance - loss, doubt, self._sealed_error(candidate), self.aim.confidence)
         cost, own = self._expected_cost(predicted), of_structures.get(candidate.structure, math.inf)
-        return chance * math.fsum(p * improvement(cost, min(bar, own)) for p, bar in outcomes if p > 0)
+        gain, bolder = 0.0, 1.0
+        for share, bar in outcomes:
+            bolder -= share
+            if chance > bolder:
+                gain += min(share, chance - bolder) * improvement(cost, min(bar, own))
+        return gain
 
     def expected_seconds(self, candidate: Candidate) -> float:
         """Return the time a trial is expected to need, shared prefixes in the store costing nothing."""
@@ -375,7 +382,7 @@ class Search:
             rows, hopeless = self.bench.rows(made, worker, runtime, "validation", stop=self._hopeless)
             if hopeless:
                 return replace(trial, status="dropped", reason=hopeless, loss=self._loss_so_far(rows))
-            judgements, chance = self._chance(rows, self._usual(trial.candidate))
+            judgements, chance = self._chance(rows, USUAL_LOSS[self._kind(trial.candidate)])
             costs = self.bench.costs(made, runtime, worker, self.wanted)
             figures = self.bench.quality(rows, "validation") | costs
         measured = replace(trial, status="measured", figures=figures, chance=chance, judgements=tuple(judgements))
@@ -404,22 +411,32 @@ class Search:
                 return f"{promise} is refuted after {len(rows)} validation examples (e-value above {1 / alpha:.0f})"
         return ""
 
-    def _usual(self, candidate: Candidate) -> tuple[float, float]:
-        """Return what such recipes usually lose, and the spread around it, as shares, before validation is looked at.
+    def _kind(self, candidate: Candidate) -> str:
+        """Return what tells how such recipes usually do, of `USUAL_LOSS`; what proves its answers the same is exact.
 
-        Steps that prove the answers to be the same lose nothing. A base that was unlucky on validation makes every
-        candidate look better than it is; that is what this holds against them.
+        A base that was unlucky on validation makes every candidate look better than it is; what they usually lose
+        holds that against them.
         """
         if candidate.structure:
-            return USUAL_LOSS["structure"]
+            return "structure"
         exact = candidate.facts.quality_loss == self.base.model.facts.quality_loss
-        return USUAL_LOSS["exact" if exact else "precision"]
+        return "exact" if exact else "precision"
+
+    def _sealed_error(self, candidate: Candidate) -> float:
+        """Return the standard error that the loss will have on the test split, as those of its kind had so far."""
+        kind = self._kind(candidate)
+        likely = 0.0 if kind == "exact" else math.sqrt(LIKELY_DISCORDANCE / max(1, self.bench.test_size))
+        return fmean(self._sealed_errors.get(kind, [likely]))
+
+    @property
+    def _ratio(self) -> float:
+        """Size of the validation split over that of the test split."""
+        return self.bench.view.size("validation") / max(1, self.bench.test_size)
 
     def _chance(self, rows: Floats, usual: tuple[float, float]) -> tuple[list[Judgement], float]:
         evidence = self.bench.evidence(rows, "validation")
         judgements = judge(self.aim.promises, evidence, self.aim.confidence)
-        ratio = self.bench.view.size("validation") / max(1, self.bench.test_size)
-        return judgements, chance_of_passing(judgements, ratio, self.aim.confidence, usual)
+        return judgements, chance_of_passing(judgements, self._ratio, self.aim.confidence, usual)
 
     def _take(self, trial: Trial) -> None:
         self.trials.append(trial)
@@ -430,22 +447,28 @@ class Search:
         if trial.status == "measured" and trial.measured_seconds:
             guess = self._measuring(trial.candidate, trial.figures["latency_ms"].value)
             self.slowness.setdefault(MEASURING, []).append(trial.measured_seconds / guess)
+        if trial.judgements:
+            error = sealed_error(trial.judgements, self._ratio, self.aim.confidence)
+            self._sealed_errors.setdefault(self._kind(trial.candidate), []).append(error)
         if trial.status in ("measured", "dropped"):
             self.predictor.learn(trial.candidate, trial.figures, trial.loss)
         self._go_on(trial)
 
     def _go_on(self, trial: Trial) -> None:
-        """Offer to cut once more what was cut and recovered, once it is the cheapest that is likely to pass."""
-        trained = tuple(step for step in trial.candidate.bound.passes if step.stage in TRAINING)
+        """Offer to go on from what was cut and recovered, where the walk would come to it.
+
+        What is likely to pass may be cut once more; any may be recovered for longer.
+        """
+        trained = fitted(trial.candidate.bound.passes)
         if not cuts(trained) or trained[-1].stage != "recover" or trial.candidate.structure in self._went_on:
             return
-        likely = [one for one in self.eligible() if one.chance >= WORTH_GOING_ON]
-        if not likely or min(likely, key=self.cost) is not trial:
+        if not any(one is trial for one in self.walk_order()):
             return
         self._went_on.add(trial.candidate.structure)
-        tried = {one.candidate.name for one in self.trials}
-        offered = further(trained, self.base.model.facts, self.workshop.machine)
-        self.waiting += [candidate for candidate in offered if candidate.name not in tried]
+        known = {one.name for one in (*(trial.candidate for trial in self.trials), *self.waiting)}
+        deeper = trial.chance >= WORTH_GOING_ON
+        offered = further(trained, self.base.model.facts, self.workshop.machine, deeper)
+        self.waiting += [candidate for candidate in offered if candidate.name not in known]
 
     def _refuse_alike(self, refused: Trial) -> None:
         """Leave out what begins with the same steps, for the same reason."""

@@ -85,6 +85,17 @@ def test_choices_fit_the_machine_and_say_how_long_they_take(machine):
     assert Distill(steps=3).seconds(large, HERE) is None
 
 
+def test_what_is_far_smaller_than_its_teacher_may_learn_from_labels_alone(machine):
+    encoder = Facts("torch", 22_000_000, 8_000_000, {"embedding": 3}, cut=0.99)
+    taught = [one for one in Distill.choices(encoder, machine) if one.alpha]
+    alone = [one for one in Distill.choices(encoder, machine) if not one.alpha]
+    assert len(taught) == len(alone) == 3
+    assert all(few.steps < many.steps for few, many in zip(taught, alone, strict=True))
+    words = replace(encoder, parameters_by={"embedding": 12_000_000})
+    assert alone[0].seconds(words, machine) > alone[0].seconds(encoder, machine), "each row is moved"
+    assert all(one.alpha for one in Distill.choices(replace(encoder, cut=0.5), machine)), "its teacher costs little"
+
+
 def test_follows_the_teacher_alone_where_there_are_no_labels(view, tmp_path):
     class Unlabelled(type(view.task)):
         objective = "none"

@@ -1,13 +1,16 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
+from small_texts import write_encoder, write_reviews
 from structures import HERE, context, opened, sequences, texts
 from trimtab.errors import CorruptFile, RecipeError, Refused
 from trimtab.fit import module as artefact
 from trimtab.fit.program import Net
 from trimtab.passes.drop_layers import DropLayers
+from trimtab.tasks import open_task
 from trimtab.values.facts import Facts
 from trimtab.values.notation import Step
 from trimtab.values.registry import registry
@@ -84,13 +87,17 @@ def test_choices_are_few_and_predictions_follow():
     losses = [choice.predict(facts, HERE).quality_loss for choice in choices]
     assert losses == sorted(losses)
     assert DropLayers.choices(choices[0].predict(facts, HERE), HERE) == ()
+    reader = replace(facts, layers={"attention": 6, "linear": 38, "norm": 13, "embedding": 3})
+    assert [choice.keep for choice in DropLayers.choices(reader, HERE)] == [4, 3, 2, 1, 0]
+    words = DropLayers(keep=0).predict(reader, HERE)
+    assert (words.operations, words.layers) == (100, {"attention": 0, "linear": 0, "norm": 0, "embedding": 3})
     assert DropLayers.choices(Facts("torch", 1, 1), HERE) == ()
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("drop_layers(keep=0)", "keep is a number of blocks from 1"),
+        ("drop_layers(keep=-1)", "keep is a number of blocks from 0"),
         ("drop_layers(keep=2, drop=(1,))", "give keep or drop, not both"),
         ("drop_layers(drop=(1, 1))", "drop names different blocks"),
         ("drop_layers(method='luck')", "method is one of importance, even, top"),
@@ -99,6 +106,28 @@ def test_choices_are_few_and_predictions_follow():
 def test_settings_that_mean_nothing(text, says):
     with pytest.raises(RecipeError, match=says):
         Step.parse(text).build(DropLayers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+def test_an_encoder_without_layers_answers_from_the_mean_of_its_words(pooling, tmp_path):
+    folder, reviews = write_encoder(tmp_path / "encoder"), write_reviews(tmp_path / "reviews.csv")
+    view = TaskView(open_task(f"text:{reviews}(text='review', target='label', tokenizer='{folder}', max_length=12)"))
+    model = opened(f"hf:{folder}(pooling='{pooling}')", view, tmp_path / "in")
+    if pooling == "first":
+        with pytest.raises(Refused, match="answers every example alike: its head reads one state"):
+            DropLayers(keep=0).apply(model, context(view, tmp_path / "out"))
+        return
+    small = DropLayers(keep=0).apply(model, context(view, tmp_path / "out"))
+    net = artefact.load(small.main)
+    batch = artefact.example(view)
+    tokens, mask = artefact.arguments(batch, model.main.signature)
+    states = net.model.embeddings(tokens)
+    mean = torch.stack([each[keep.bool()].mean(0) for each, keep in zip(states, mask, strict=True)])
+    torch.testing.assert_close(net(tokens, mask), net.head(mean))
+    assert 0.99 < small.facts.cut < 1
+    made = registry("passes").take("onnx")().apply(small, context(view, tmp_path / "onnx"))
+    assert made.notes["onnx"]["max_difference"] < 1e-4
 
 
 @pytest.mark.slow

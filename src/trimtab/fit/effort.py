@@ -22,6 +22,8 @@ GAIN = {"fp32": 1.0, "bf16": 1.6}
 OFFERS = ((20.0, 512), (60.0, 1024), (180.0, 4096))
 """Seconds that a short, a medium and a long training may take, and the steps after which little more is won."""
 FEWEST = 16
+UPDATE_SECONDS = 8e-9
+"""A step's cost for each parameter of an embedding: a gradient for all rows, and an optimizer that moves them all."""
 STEPS_AN_EPOCH = 125
 """Of the small data sets on which recovery was seen."""
 SHARED = 1e8
@@ -40,9 +42,10 @@ def step_seconds(facts: Facts, machine: Machine, batch: int, *, taught: bool = F
     peak = machine.peak_gflops.get("fp32", 0.0) * 1e9 / max(machine.cores, 1) * SHARE
     if not peak:
         return 0.0
-    teacher = 2 * facts.operations / max(1 - facts.cut, 0.01) if taught else 0.0
+    teacher = 2 * facts.operations / max(1 - facts.cut, 1e-6) if taught else 0.0
     products = batch * (6 * facts.operations / GAIN[precision] + teacher)
-    return facts.calls * (products / peak + LAYER_SECONDS * sum(facts.layers.values()))
+    update = UPDATE_SECONDS * facts.parameters_by.get("embedding", 0)
+    return facts.calls * (products / peak + LAYER_SECONDS * sum(facts.layers.values())) + update
 
 
 def threads_worth(facts: Facts, batch: int, most: int) -> int:

@@ -31,6 +31,7 @@ GOING_ON = 0.3
 """Share of examples expected to go on to the large model."""
 PRUNED = "prune(ratio=0.9) | distill(steps=512)"
 SHALLOW = "drop_layers(keep=1) | distill(steps=512)"
+WORDS = "drop_layers(keep=0) | distill(steps=1024, alpha=0.0)"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Cascade(Pass):
         if facts.cut:
             return ()
         if facts.blocks > 1 and facts.layers.get("attention"):
-            return (cls(first=SHALLOW),)
+            reads = facts.layers.get("embedding", 0) > 0
+            return (cls(first=SHALLOW), *((cls(first=WORDS),) if reads else ()))
         return (cls(),) if facts.layers.get("conv") else ()
 
     def inner(self) -> str:

@@ -20,6 +20,9 @@ from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
 from trimtab.values.model import Model
 
+DEAR_TEACHER = 2.5
+"""Times as long as a step on labels alone a step with the teacher takes, from which both are offered."""
+
 
 @dataclass(frozen=True)
 class Distill(Pass):
@@ -60,12 +63,18 @@ class Distill(Pass):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Pass, ...]:
-        """Return a short, a medium and a long recovery on this machine, where something was lost."""
+        """Return a short, a medium and a long recovery on this machine, where something was lost.
+
+        Where asking the teacher leaves time for few steps, also those that learn from the labels alone.
+        """
         if not facts.cut and not facts.quality_loss:
             return ()
         precision = precision_of(facts, machine)
-        second = step_seconds(facts, machine, cls.batch, taught=True, precision=precision)
-        return tuple(cls(steps=steps, precision=precision) for steps in steps_worth(second))
+        second, own = (step_seconds(facts, machine, cls.batch, taught=t, precision=precision) for t in (True, False))
+        taught, alone = steps_worth(second), steps_worth(own)
+        few = taught != alone and second > DEAR_TEACHER * own
+        offered = [*((steps, cls.alpha) for steps in taught), *((steps, 0.0) for steps in alone if few)]
+        return tuple(cls(steps=steps, alpha=alpha, precision=precision) for steps, alpha in offered)
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect the more to be won back, the longer it takes."""

@@ -3,10 +3,13 @@
 A residual block adds to what passes through it, so the net still works without one; a shallower net is faster on every
 runtime, in proportion, where a narrower one may not be. The least useful blocks change what passes through them least:
 block influence, 1 - cosine similarity of what comes in and goes out (Men et al. 2024, arXiv 2403.03853, section 3.1).
+An encoder that pools its states can do without any: the mean of a text's embeddings is often enough to tell what it is
+about (Iyyer et al. 2015, Deep unordered composition, ACL, section 3).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -25,8 +28,10 @@ from trimtab.values.model import Cascade, Model
 METHODS = ("importance", "even", "top")
 LOSS = 0.8
 """Share of the score lost for each share of the blocks, before any recovery."""
-INSIDE = {"attention": 0.95, "": 0.6}
+INSIDE = {"attention": 0.99, "": 0.6}
 """Share of a net's operations that its blocks are expected to hold: of an encoder, of any other."""
+REPEATED = ("attention", "linear", "norm")
+"""Layers of an encoder that are expected to stand in its blocks, all but a few."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class DropLayers(Pass):
     """Leaves out blocks until `keep` are left, or those that `drop` names."""
 
     keep: int | None = None
-    """How many blocks stay; half of them unless given."""
+    """How many blocks stay; half of them unless given, and none where it is 0."""
     drop: tuple[int, ...] = ()
     """Blocks to leave out, counted from 0; replaces `keep` and `method`."""
     method: str = "importance"
@@ -46,8 +51,8 @@ class DropLayers(Pass):
     needs: ClassVar[frozenset[str]] = frozenset({"block"})
 
     def __post_init__(self) -> None:
-        if self.keep is not None and self.keep < 1:
-            raise ValueError(f"keep is a number of blocks from 1, got {self.keep}")
+        if self.keep is not None and self.keep < 0:
+            raise ValueError(f"keep is a number of blocks from 0, got {self.keep}")
         if self.method not in METHODS:
             raise ValueError(f"method is one of {', '.join(METHODS)}, got {self.method!r}")
         if self.keep is not None and self.drop:
@@ -57,11 +62,12 @@ class DropLayers(Pass):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Pass, ...]:
-        """Return depths of two thirds, a half, a third and one block."""
-        if facts.cut:
+        """Return depths of two thirds, a half, a third and one block, and an encoder's embeddings alone."""
+        if facts.cut or not facts.blocks:
             return ()
-        depths = {facts.blocks * share // 6 for share in (4, 3, 2)} | {1}
-        return tuple(cls(keep=depth) for depth in sorted(depths, reverse=True) if 0 < depth < facts.blocks)
+        depths = {max(1, facts.blocks * share // 6) for share in (4, 3, 2, 0)}
+        without = [0] if facts.layers.get("attention") and facts.layers.get("embedding") else []
+        return tuple(cls(keep=depth) for depth in [*sorted(depths, reverse=True), *without] if depth < facts.blocks)
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect the blocks to be alike and to hold most of the work."""
@@ -69,12 +75,15 @@ class DropLayers(Pass):
             return facts
         kept = max(1, facts.blocks - len(self.drop)) if self.drop else min(self._depth(facts.blocks), facts.blocks)
         gone = 1 - kept / facts.blocks
-        left = 1 - gone * INSIDE["attention" if facts.layers.get("attention") else ""]
+        encoder = bool(facts.layers.get("attention"))
+        left = 1 - gone * INSIDE["attention" if encoder else ""]
+        inside = REPEATED if encoder else ()
         words = facts.parameters_by.get("embedding", 0)
         return replace(
             facts,
             parameters=round((facts.parameters - words) * left + words),
             operations=round(facts.operations * left),
+            layers={kind: math.ceil(n * (1 - gone)) if kind in inside else n for kind, n in facts.layers.items()},
             operations_by={kind: round(number * left) for kind, number in facts.operations_by.items()},
             quality_loss=min(1.0, facts.quality_loss + LOSS * gone),
             cut=1 - (1 - facts.cut) * left,
@@ -83,7 +92,7 @@ class DropLayers(Pass):
 
     def wants(self) -> frozenset[str]:
         """Return what the importance of blocks is read off."""
-        return self.needs if self.method == "importance" and not self.drop else frozenset()
+        return self.needs if self.method == "importance" and not self.drop and self.keep != 0 else frozenset()
 
     def refuses(self, model: Model, machine: Machine) -> str | None:
         """Take nets of two blocks or more that could be left out."""
@@ -134,6 +143,8 @@ class DropLayers(Pass):
     def _gone(self, names: Sequence[str], influence: Mapping[str, Any]) -> list[str]:
         """Return the names of the blocks to leave out, in the module's order."""
         keep = self._depth(len(names))
+        if not keep:
+            return list(names)
         if self.drop:
             return [name for index, name in enumerate(names) if index in self.drop]
         if self.method == "top":
@@ -159,3 +170,10 @@ def _check(net: Net, before: Mapping[str, Any], batch: Any, gone: Sequence[str])
     for name, array in before.items():
         if after[name].shape[:1] + after[name].shape[2:] != array.shape[:1] + array.shape[2:]:
             raise Refused(f"without {', '.join(gone)} this model gives {name} in the shape {after[name].shape}")
+        if _alike(after[name]) and not _alike(array):
+            raise Refused(f"without {', '.join(gone)} this model answers every example alike: its head reads one state")
+
+
+def _alike(array: Any) -> bool:
+    """Tell whether every example of a batch got the same."""
+    return bool((array == array[:1]).all())
