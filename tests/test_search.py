@@ -111,6 +111,21 @@ def test_the_walk_leaves_out_what_breaks_a_limit_or_was_not_measured():
     assert [str(limit) for limit in found.aim.beyond(others[0].figures)] == ["size_mb <= 1"]
 
 
+def test_of_those_that_cost_the_same_the_walk_takes_the_smaller():
+    def small(cost: float, likely: float) -> Trial:
+        one = trial(cost, likely)
+        return replace(one, candidate=replace(one.candidate, facts=replace(FACTS, weight_bits=16)))
+
+    large = trial(5.0, 0.9)
+    for other, walk in (
+        (small(5.2, 0.88), "the smaller"),
+        (small(5.3, 0.88), "the larger"),
+        (small(5.0, 0.84), "the larger"),
+    ):
+        found = search(large, other).walk_order()
+        assert found == [other if walk == "the smaller" else large]
+
+
 @given(st.lists(st.tuples(st.floats(0.1, 20), st.floats(0, 1)), max_size=12))
 def test_the_ends_of_the_walk_are_all_there_are(points):
     ends = search(*(trial(*point) for point in points)).outcomes()

@@ -43,6 +43,8 @@ WORTH_GOING_ON = 0.5
 WORTH_TESTING = 0.1
 """Candidates less likely than this to pass are not taken to the sealed test; a bold one that fails there costs its time
 alone, because those before it have passed."""
+SAME_COST, SAME_CHANCE = 1.05, 0.05
+"""Ratio of costs, and difference of chances, up to which two candidates are about the same."""
 USUAL_TOLERANCE = 0.02
 """The loss, as a share, that is taken to be allowed where no promise says."""
 STATUSES = ("measured", "dropped", "refused", "failed")
@@ -103,6 +105,11 @@ class Trial:
     """Loss of quality seen on validation, as a share; of a dropped one as far as it was scored."""
     refused_at: int = 0
     """The step that refused, counted from 1; 0 where none did, or the runtime."""
+
+    @property
+    def size_mb(self) -> float:
+        """Size of the weights, as made or else as expected, in megabytes."""
+        return (self.candidate.facts if self.made is None else self.made.model.facts).size_mb
 
     def to_json(self) -> dict[str, Any]:
         """Return the record that goes on the tab."""
@@ -338,12 +345,19 @@ class Search:
 
         Source: Pareto Testing (arXiv 2210.07913, section 4): the order comes from validation data alone.
         """
-        likely = [t for t in self.eligible() if t.chance >= WORTH_TESTING and self.cost(t) < self.base_cost]
+        cheaper = [t for t in self.eligible() if t.chance >= WORTH_TESTING and self.cost(t) < self.base_cost]
+        likely = [trial for trial in cheaper if not self._outdone(trial, cheaper)]
         if not likely:
             return []
         points = [[min(trial.chance, 0.99), math.log(self.cost(trial))] for trial in likely]
         kept = [likely[index] for index in frontier(points, ["max", "min"])]
         return thin(sorted(kept, key=lambda trial: -self.cost(trial)), self.cost)
+
+    def _outdone(self, trial: Trial, others: Sequence[Trial]) -> bool:
+        """Tell whether one of half the size, or less, costs and is likely to pass about the same."""
+        smaller = (one for one in others if 2 * one.size_mb <= trial.size_mb)
+        likely = (one for one in smaller if one.chance >= trial.chance - SAME_CHANCE)
+        return any(self.cost(one) <= SAME_COST * self.cost(trial) for one in likely)
 
     @cached_property
     def tolerance(self) -> float:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from trimtab.errors import CorruptFile
 
+FULL = 4
+"""Axes of a mask that is for heads and states, too."""
 FEWEST = 2
 """A single block is no list of blocks."""
 
@@ -81,6 +83,37 @@ def leave_out(module: nn.Module, names: Sequence[str]) -> nn.Module:
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise CorruptFile(f"the module has no block {name} to leave out: {error}") from error
         _recount(module, container, size)
+    return module
+
+
+class Mean(nn.Module):
+    """Stands in for all layers of an encoder whose head reads one state: gives each state the mean of its text's."""
+
+    def forward(self, states: Tensor, mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+        """Return [N, T, W] for states [N, T, W] and a mask as layers of transformers get it.
+
+        That is [N, T] with 1 for a word, or [N, 1, 1 or T, T] with true for a word, or with 0, padding being negative.
+        """
+        if mask is None:
+            return states.mean(1, keepdim=True).expand_as(states)
+        row = mask[:, 0, 0] if mask.ndim == FULL else mask
+        words = row >= 0 if mask.ndim == FULL and mask.is_floating_point() else row > 0
+        weight = words.unsqueeze(2).to(states.dtype)
+        return ((states * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)).expand_as(states)
+
+
+def put_mean(module: nn.Module, names: Sequence[str]) -> nn.Module:
+    """Put a `Mean` where blocks were left out, changing the module in place; returns it.
+
+    Raises:
+        CorruptFile: there is no such list of blocks.
+    """
+    container = names[0].rpartition(".")[0] if names else ""
+    try:
+        blocks: Any = module.get_submodule(container)
+        blocks.append(Mean())
+    except (AttributeError, TypeError) as error:
+        raise CorruptFile(f"the module has no list of blocks {container!r}: {error}") from error
     return module
 
 

@@ -3,8 +3,8 @@
 A residual block adds to what passes through it, so the net still works without one; a shallower net is faster on every
 runtime, in proportion, where a narrower one may not be. The least useful blocks change what passes through them least:
 block influence, 1 - cosine similarity of what comes in and goes out (Men et al. 2024, arXiv 2403.03853, section 3.1).
-An encoder that pools its states can do without any: the mean of a text's embeddings is often enough to tell what it is
-about (Iyyer et al. 2015, Deep unordered composition, ACL, section 3).
+An encoder can do without any: the mean of a text's embeddings is often enough to tell what it is about (Iyyer et al.
+2015, Deep unordered composition, ACL, section 3).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from torch import nn
 from trimtab.errors import Refused
 from trimtab.fit import blocks
 from trimtab.fit import module as artefact
-from trimtab.fit.program import Net
+from trimtab.fit.program import Arrays, Net
 from trimtab.passes import Context, Pass, Stage, Use
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
 from trimtab.values.model import Cascade, Model
+from trimtab.values.task import Batch
 
 METHODS = ("importance", "even", "top")
 LOSS = 0.8
@@ -121,10 +122,14 @@ class DropLayers(Pass):
         names = blocks.find(module, artefact.arguments(met[name], part.signature))
         gone = self._gone(names, {one: context.statistics.get("block", {}).get(f"{name}/{one}") for one in names})
         before = net.answer(batch)
-        module = blocks.leave_out(module, gone)
-        _check(net, before, batch, gone)
+        edit = {"drop": gone, "mean": False}
+        module = self.rebuild(module, edit)
+        if _alike(_answer(net, batch, gone), before):
+            edit["mean"] = True
+            module = blocks.put_mean(module, gone)
+        _check(before, _answer(net, batch, gone), gone)
         build, edits = artefact.edited(part)
-        edits = [*edits, {"by": self.name(), "edit": {"drop": gone}}]
+        edits = [*edits, {"by": self.name(), "edit": edit}]
         saved = artefact.save(module, context.scratch / name, part.signature, build, edits, met[name])
         cut = 1 - (1 - part.facts.cut) * saved.facts.operations / max(1, part.facts.operations)
         loss = self.predict(part.facts, context.machine).quality_loss
@@ -135,7 +140,9 @@ class DropLayers(Pass):
     @staticmethod
     def rebuild(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
         """Leave the recorded blocks out of a freshly built module."""
-        return blocks.leave_out(module, [str(name) for name in edit["drop"]])
+        names = [str(name) for name in edit["drop"]]
+        module = blocks.leave_out(module, names)
+        return blocks.put_mean(module, names) if edit.get("mean") else module
 
     def _depth(self, count: int) -> int:
         return max(1, count // 2) if self.keep is None else self.keep
@@ -160,20 +167,26 @@ class DropLayers(Pass):
         return [name for name in names if name in least]
 
 
-def _check(net: Net, before: Mapping[str, Any], batch: Any, gone: Sequence[str]) -> None:
-    """Raise Refused where the net no longer answers in the same shape."""
+def _answer(net: Net, batch: Batch, gone: Sequence[str]) -> Arrays:
+    """Return what the net answers now; raises Refused where it no longer does."""
     try:
-        after = net.answer(batch)
+        return net.answer(batch)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         first = str(error).partition("\n")[0][:200]
         raise Refused(f"without {', '.join(gone)} this model fails: {first}") from error
+
+
+def _check(before: Arrays, after: Arrays, gone: Sequence[str]) -> None:
+    """Raise Refused where the net no longer answers in the same shape, or no longer reads its input."""
     for name, array in before.items():
         if after[name].shape[:1] + after[name].shape[2:] != array.shape[:1] + array.shape[2:]:
             raise Refused(f"without {', '.join(gone)} this model gives {name} in the shape {after[name].shape}")
-        if _alike(after[name]) and not _alike(array):
-            raise Refused(f"without {', '.join(gone)} this model answers every example alike: its head reads one state")
+    if _alike(after, before):
+        raise Refused(f"without {', '.join(gone)} this model answers every example alike")
 
 
-def _alike(array: Any) -> bool:
-    """Tell whether every example of a batch got the same."""
-    return bool((array == array[:1]).all())
+def _alike(after: Arrays, before: Arrays) -> bool:
+    """Tell whether every example of a batch gets the same answer, which was not so before."""
+    return all((array == array[:1]).all() for array in after.values()) and not all(
+        (array == array[:1]).all() for array in before.values()
+    )
