@@ -389,7 +389,6 @@ PASSES = {
     "loop": [("greedy", "loop")],
     "unroll": [("stepwise", "unroll")],
     "simplify": [("resnet onnx", "simplify"), ("gru onnx", "simplify(batch=1)")],
-    "student": [("resnet", "student(net='mlp')")],
     "train": [("mlp", "train(steps=4)"), ("resnet", "train(steps=2)")],
 }
 
