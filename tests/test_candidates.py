@@ -86,6 +86,9 @@ def test_what_was_cut_and_recovered_can_be_cut_once_more_in_the_same_way(machine
     assert {"prune distill", "prune distill prune", "prune distill distill", "prune distill prune distill"} == {
         " ".join(step.name() for step in fitted(one.bound.passes)) for one in found
     } | {"prune distill"}
+    twice = bind("prune(ratio=0.8) | distill(steps=64) | distill(steps=512)").passes
+    assert not list(further(twice, TORCH, machine, deeper=False)), "a third time wins nothing"
+    assert all(len(cuts(one.bound.passes)) == 2 for one in further(twice, TORCH, machine, deeper=True))
     longer = {one.structure for one in further(trained, TORCH, machine, deeper=False)}
     assert longer == {one.structure for one in found if len(cuts(one.bound.passes)) == 1}
 
@@ -169,6 +172,17 @@ def test_a_dropped_candidate_is_believed_less_than_one_scored_in_full():
         predictor.learn(one(1.0, Stem(16)), figures, 0.05)
         known.append(predictor.loss(one(1.0, Stem(16)))[0])
     assert known[0] > known[1] > FACTS.quality_loss
+
+
+def test_a_loss_read_on_few_examples_is_believed_less():
+    known = []
+    for error in (0.0, 0.02):
+        predictor = Predictor(None, FACTS)
+        predictor.learn(one(1.0, Stem(16)), latency(1.0), 0.05, error)
+        known.append(predictor.loss(one(1.0, Stem(16))))
+    (near, sure), (far, unsure) = known
+    assert near > far > FACTS.quality_loss
+    assert sure < unsure
 
 
 def test_candidates_predicted_together_are_predicted_as_one_by_one(machine):

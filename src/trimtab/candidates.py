@@ -74,16 +74,17 @@ def _served(chains: Iterable[tuple[tuple[Pass, ...], Facts]], machine: Machine) 
 
 
 def further(trained: tuple[Pass, ...], facts: Facts, machine: Machine, deeper: bool) -> Iterator[Candidate]:
-    """Yield the recipes that recover a net for longer, or cut it `deeper`, by passes of the kinds that did so before.
+    """Yield the recipes that recover a net once more, or cut it `deeper`, by passes of the kinds that did so before.
 
     `facts` are those of the base. A net that was cut in small steps, each recovered, loses less than one cut as deep at
-    once (Molchanov et al. 2017, arXiv 1611.06440, section 2.1).
+    once (Molchanov et al. 2017, arXiv 1611.06440, section 2.1). What was recovered twice in a row is only cut.
     """
     known = {step.name() for step in trained}
     passes = tuple(kind for name, kind in available("passes")[0].items() if kind.stage not in TRAINING or name in known)  # type: ignore[attr-defined]
     so_far = expect(Bound(trained, None), facts, machine).facts
     chains = _chains(trained, so_far, machine, passes, (STAGES.index("structure" if deeper else "recover"), 0))
-    yield from _served((one for one in chains if len(fitted(one[0])) > len(trained)), machine)
+    grown = cuts if [step.stage for step in trained[-2:]] == ["recover", "recover"] else fitted
+    yield from _served((one for one in chains if len(grown(one[0])) > len(grown(trained))), machine)
 
 
 def fitted(chain: Sequence[Pass]) -> tuple[Pass, ...]:
@@ -184,14 +185,19 @@ class Predictor:
         self.prepare([candidate])
         return self._known[candidate.name][2:]
 
-    def learn(self, candidate: Candidate, figures: Mapping[str, Figure], loss: float | None) -> None:
-        """Take in what was measured; the loss of one that was dropped (no figures) is known only roughly."""
+    def learn(
+        self, candidate: Candidate, figures: Mapping[str, Figure], loss: float | None, score_error: float = 0.0
+    ) -> None:
+        """Take in what was measured; the loss of one that was dropped (no figures) is known only roughly.
+
+        `score_error`: standard error of the loss, as a share.
+        """
         raw = self._raw(candidate)
         if raw > 0 and "latency_ms" in figures:
             error = math.log(figures["latency_ms"].value / raw)
             self.speed.learn(self._speed_case(candidate), error, TIMING_NOISE)
         if loss is not None:
-            scale, noise = self._doubt(candidate), SCORE_NOISE if figures else 4 * SCORE_NOISE
+            scale, noise = self._doubt(candidate), max(score_error, SCORE_NOISE if figures else 4 * SCORE_NOISE)
             error = (loss - self._expected_loss(candidate)) / scale
             ruined = candidate.structure and error > RUINED
             self.quality.learn(_quality_case(candidate, converted=not ruined), error, noise / scale)
@@ -253,7 +259,7 @@ RUINED = 8.0
 """A loss so far beyond the expected one, in units of the doubt, of a model whose structure was cut, says nothing of how
 well its conversion would do on another."""
 SCORE_NOISE, LEAST_DOUBT = 0.002, 0.001
-"""Noise of a loss read on validation, and the least doubt about an expected one, as shares."""
+"""Least noise of a loss read on validation, and least doubt about an expected one, as shares."""
 
 
 def _quality_case(candidate: Candidate, converted: bool = True) -> Case:

@@ -461,11 +461,11 @@ class Search:
         if trial.status == "measured" and trial.measured_seconds:
             guess = self._measuring(trial.candidate, trial.figures["latency_ms"].value)
             self.slowness.setdefault(MEASURING, []).append(trial.measured_seconds / guess)
+        seen = sealed_error(trial.judgements, 1.0, self.aim.confidence)
         if trial.judgements:
-            error = sealed_error(trial.judgements, self._ratio, self.aim.confidence)
-            self._sealed_errors.setdefault(self._kind(trial.candidate), []).append(error)
+            self._sealed_errors.setdefault(self._kind(trial.candidate), []).append(seen * math.sqrt(self._ratio))
         if trial.status in ("measured", "dropped"):
-            self.predictor.learn(trial.candidate, trial.figures, trial.loss)
+            self.predictor.learn(trial.candidate, trial.figures, trial.loss, seen)
         self._go_on(trial)
 
     def _go_on(self, trial: Trial) -> None:

@@ -17,9 +17,9 @@ from trimtab.meters.quality import Quality
 from trimtab.meters.size import Size
 from trimtab.meters.throughput import Throughput
 from trimtab.run.client import open_worker
-from trimtab.run.timing import call_seconds, real_batches, shape_conditions
+from trimtab.run.timing import MANY, call_seconds, real_batches, shape_conditions
 from trimtab.runtimes.null import Null
-from trimtab.values.model import Model
+from trimtab.values.model import Cascade, Model
 from trimtab.values.registry import registry
 from trimtab.values.task import TaskView
 
@@ -104,6 +104,22 @@ def test_latency_is_in_milliseconds_over_several_real_batches(probe, toy_view):
     assert median.conditions["batch"] == 2
     assert median.conditions["shapes"] == {"features": [2, 5]}
     assert reading.samples.shape == (80,)
+
+
+def test_where_some_examples_take_the_long_way_latency_is_the_mean_of_many(probe):
+    class Uneven(Scripted):
+        def time(self, inputs, seconds):
+            self.given.append(inputs)
+            return np.array([0.001 if len(self.given) % 3 else 0.01])
+
+    staged = replace(probe.model, program=Cascade(("first", "main"), (0.9,), "output", (1.0, 0.3)))
+    session = Uneven([])
+    mean, high = Latency().read(session, replace(probe, model=staged, batch=1)).figures
+    assert len(session.given) == MANY
+    assert (mean.name, mean.value) == ("latency_ms", pytest.approx(4.0)), "the median is 1 ms"
+    assert mean.low < 4.0 < mean.high
+    assert (mean.conditions["statistic"], high.value) == ("mean", pytest.approx(10.0))
+    assert "statistic" not in high.conditions
 
 
 def test_a_slow_model_is_timed_on_the_same_batches_and_bounds_only_what_it_can(probe):

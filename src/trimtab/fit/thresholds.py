@@ -69,7 +69,7 @@ class Choice:
         return {
             **asdict(self),
             "certificate": "it covers the threshold, which was chosen on validation data and is part of the artefact",
-            "latency": "the median may hide the examples that go on: latency_p90 and throughput tell of them",
+            "latency": "it is the mean over examples; latency_p90 tells of those that go on",
         }
 
 

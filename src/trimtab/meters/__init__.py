@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from trimtab.run.timing import BATCHES, MANY, real_batches
 from trimtab.values.figure import Axis, Figure
 from trimtab.values.machine import Machine
-from trimtab.values.model import Model
+from trimtab.values.model import Cascade, Model
 from trimtab.values.session import Arrays
 from trimtab.values.task import Split, TaskView
 
@@ -51,6 +52,15 @@ class Probe:
     threads: int = 1
     example_s: float = 0.0
     """What an example alone takes the base: slow ones go through fewer large batches; 0: not known."""
+
+    @property
+    def varies(self) -> bool:
+        """Whether the model takes another way for some examples, as a cascade does."""
+        return isinstance(self.model.program, Cascade)
+
+    def batches(self) -> list[Mapping[str, NDArray[Any]]]:
+        """Return the inputs of several real batches; of many where the model varies."""
+        return real_batches(self.view, self.split, self.batch, MANY if self.varies else BATCHES)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from trimtab.maths.cost import money_usd, per_million
 from trimtab.meters import Meter, Probe, Reading, Remote
-from trimtab.run.timing import call_seconds, real_batches
+from trimtab.run.timing import call_seconds
 from trimtab.values.figure import Axis, Figure
 
 
@@ -22,7 +22,7 @@ class Cost(Meter):
         machine = probe.machine
         if machine.usd_per_hour <= 0:
             return Reading((), details={"reason": f"machine {machine.name} has no usd_per_hour"})
-        batches = real_batches(probe.view, probe.split, probe.batch)
+        batches = probe.batches()
         seconds = call_seconds(session, batches, probe.seconds)
         share = min(1.0, probe.threads / machine.cores)
         samples = per_million(1.0, probe.batch) * share * money_usd(1.0, machine.usd_per_hour) * seconds

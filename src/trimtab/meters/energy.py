@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from trimtab.maths.cost import energy_j
 from trimtab.meters import Meter, Probe, Reading, Remote
-from trimtab.run.timing import call_seconds, real_batches
+from trimtab.run.timing import call_seconds
 from trimtab.values.figure import Axis, Figure, Origin
 from trimtab.values.machine import Machine
 
@@ -33,7 +33,7 @@ class Energy(Meter):
 
     def read(self, session: Remote, probe: Probe) -> Reading:
         """Return the mean power while calling, times the mean time of an answer."""
-        batches = real_batches(probe.view, probe.split, probe.batch)
+        batches = probe.batches()
         counter, meter = power_counter(probe.machine.power_meter, int(session.usage().get("pid", 0)))
         used, joules, begin = session.usage()["cpu_seconds"], counter(), time.perf_counter()
         seconds = call_seconds(session, batches, probe.seconds)

@@ -1,5 +1,8 @@
 """Latency: how long one call takes, as its median and its 90th percentile, on real inputs of the split.
 
+Of a model that takes another way for some examples (a cascade, an early exit) it is the mean over many examples, and
+the conditions say so: the median would hide those that go the long way.
+
 Texts and sequences that come alone are as long as they are: one from each eighth by length, unpadded unless the task
 pads; the conditions state lengths and padding. Higher percentiles are left out: a block has too few calls to bound
 them. Intervals are free of any distribution, but calls of one block are not independent, so `trimtab.race` replaces
@@ -11,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from trimtab.maths.intervals import quantile_interval
+from trimtab.maths.intervals import mean_interval, quantile_interval
 from trimtab.meters import Meter, Probe, Reading, Remote
-from trimtab.run.timing import call_seconds, known, real_batches, shape_conditions
+from trimtab.run.timing import call_seconds, known, shape_conditions
 from trimtab.values.figure import Axis, Figure
 
-QUANTILES = {"latency_ms": 0.5, "latency_p90_ms": 0.9}
+MEDIAN = 0.5
+QUANTILES = {"latency_ms": MEDIAN, "latency_p90_ms": 0.9}
 
 
 class Latency(Meter):
@@ -27,7 +31,7 @@ class Latency(Meter):
 
     def read(self, session: Remote, probe: Probe) -> Reading:
         """Time for about `probe.seconds`; samples are milliseconds a call."""
-        batches = real_batches(probe.view, probe.split, probe.batch)
+        batches = probe.batches()
         samples = 1e3 * call_seconds(session, batches, probe.seconds)
         conditions = {
             "batch": probe.batch,
@@ -39,5 +43,9 @@ class Latency(Meter):
         figures = []
         for name, quantile in QUANTILES.items():
             value, low, high = quantile_interval(samples, quantile, probe.confidence)
-            figures.append(Figure(name, value, "ms", known(low), known(high), len(samples), conditions=conditions))
+            said = conditions
+            if probe.varies and quantile == MEDIAN:
+                value, low, high = mean_interval(samples, probe.confidence)
+                said = conditions | {"statistic": "mean"}
+            figures.append(Figure(name, value, "ms", known(low), known(high), len(samples), conditions=said))
         return Reading(tuple(figures), samples=samples)

@@ -3,9 +3,9 @@
 Most examples are easy (Viola and Jones 2001, section 4, for faces; Wang et al. 2021, arXiv 2012.01988, for classifiers
 at large). The small model is made from the given one by a recipe of its own, `first`; examples whose highest
 probability reaches a threshold stop there. The threshold is chosen on validation data (`trimtab.fit.thresholds`) and
-is part of the artefact, so the certificate covers it. An easy example is fast and a hard one slower than before: the
-median latency hides the hard ones, `latency_p90` and `throughput` tell of them. It stands among the passes of recovery,
-so that nothing is cut or retrained behind it, while export and quantization follow.
+is part of the artefact, so the certificate covers it. An easy example is fast and a hard one slower than before:
+latency is the mean of both, and `latency_p90` tells of the hard ones. It stands among the passes of recovery, so that
+nothing is cut or retrained behind it, while export and quantization follow.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The first blocks are shared, so a hard example costs little more than before (Teerapittayanon et al. 2016, arXiv
 1709.01686). The exit learns to answer as the whole net does while all else stays as it is, so what goes on is answered
 exactly as before. When it may answer is chosen on validation data (`trimtab.fit.thresholds`); the threshold is part of
-the artefact, so the certificate covers it. The median latency hides the examples that go on: `latency_p90` and
-`throughput` tell of them. It stands among the passes of recovery: nothing is cut or retrained behind it.
+the artefact, so the certificate covers it. Latency is the mean of those that leave and those that go on, `latency_p90`
+tells of the latter. It stands among the passes of recovery: nothing is cut or retrained behind it.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from trimtab.values.task import Example, Split, TaskView
 
 BATCHES = 8
 """Real batches that a block of timing goes through."""
+MANY = 96
+"""The same of a model that takes another way for some examples: how many do so must show."""
 LOOKED_AT = 512
 """Examples among which short and long ones are chosen."""
 
@@ -34,25 +36,26 @@ class Timed(Protocol):
         ...
 
 
-def real_batches(view: TaskView, split: Split, size: int) -> list[Mapping[str, NDArray[Any]]]:
-    """Return the inputs of up to eight batches of exactly `size` examples; of one smaller if the split has fewer.
+def real_batches(view: TaskView, split: Split, size: int, most: int = BATCHES) -> list[Mapping[str, NDArray[Any]]]:
+    """Return the inputs of up to `most` batches of exactly `size` examples; of one smaller if the split has fewer.
 
-    Examples that come alone and differ in length are taken from short to long, one from each eighth of the first 512;
-    larger batches are in the split's order, each padded to its longest.
+    Examples that come alone and differ in length are taken from short to long, evenly from the first 512; larger
+    batches are in the split's order, each padded to its longest.
     """
-    alone = _spread(view, split) if size == 1 else []
-    batches = [view.task.collate([example]) for example in alone] or list(view.batches(split, size, size * BATCHES))
+    alone = _spread(view, split, most) if size == 1 else []
+    batches = [view.task.collate([example]) for example in alone] or list(view.batches(split, size, size * most))
     return [batch.inputs for batch in batches if len(batch) == size] or [batch.inputs for batch in batches[:1]]
 
 
-def _spread(view: TaskView, split: Split) -> list[Example]:
-    """Return an example from each eighth by length; [] where all have the same, or there are too few."""
+def _spread(view: TaskView, split: Split, most: int) -> list[Example]:
+    """Return `most` examples, evenly by length; [] where all have the same, or there are too few."""
     examples = view.split(split)
     first = [examples[i] for i in range(min(BATCHES, len(examples)))]
     if len({_size(example) for example in first}) < 2 or len(first) < BATCHES:
         return []
     known = sorted((examples[i] for i in range(min(LOOKED_AT, len(examples)))), key=_size)
-    return [known[int((eighth + 0.5) * len(known) / BATCHES)] for eighth in range(BATCHES)]
+    count = min(most, len(known))
+    return [known[int((place + 0.5) * len(known) / count)] for place in range(count)]
 
 
 def _size(example: Example) -> int:
