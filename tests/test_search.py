@@ -124,6 +124,9 @@ def test_of_those_that_cost_the_same_the_walk_takes_the_smaller():
     ):
         found = search(large, other).walk_order()
         assert found == [other if walk == "the smaller" else large]
+    other = small(5.2, 0.88)
+    cut = replace(other, candidate=replace(other.candidate, bound=Bound((Stem(),), other.candidate.bound.runtime)))
+    assert search(large, cut).walk_order() == [large], "another net"
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 20), st.floats(0, 1)), max_size=12))

@@ -354,8 +354,9 @@ class Search:
         return thin(sorted(kept, key=lambda trial: -self.cost(trial)), self.cost)
 
     def _outdone(self, trial: Trial, others: Sequence[Trial]) -> bool:
-        """Tell whether one of half the size, or less, costs and is likely to pass about the same."""
-        smaller = (one for one in others if 2 * one.size_mb <= trial.size_mb)
+        """Tell whether the same net at half the size, or less, costs and is likely to pass about the same."""
+        alike = (one for one in others if one.candidate.structure == trial.candidate.structure)
+        smaller = (one for one in alike if 2 * one.size_mb <= trial.size_mb)
         likely = (one for one in smaller if one.chance >= trial.chance - SAME_CHANCE)
         return any(self.cost(one) <= SAME_COST * self.cost(trial) for one in likely)
 
