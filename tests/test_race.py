@@ -9,8 +9,9 @@ from trimtab.meters.cost import Cost
 from trimtab.meters.latency import Latency
 from trimtab.race import race
 from trimtab.run.client import open_worker
+from trimtab.run.timing import MANY
 from trimtab.runtimes.null import Null
-from trimtab.values.model import Model
+from trimtab.values.model import Cascade, Model
 
 
 class Runner:
@@ -55,6 +56,17 @@ def test_blocks_alternate_and_the_others_are_stopped(probe):
     race([(runner, probe) for runner in runners], Watching(), blocks=3)
     assert "".join(log) == ("A" * 8 + "B" * 8) * 4, "a round to warm up, then three"
     assert not any(runner.paused for runner in runners)
+
+
+def test_beside_a_cascade_all_are_timed_on_the_same_many_examples(probe):
+    log = []
+    staged = replace(probe.model, program=Cascade(("first", "main"), (0.9,), "output", (1.0, 0.3)))
+    contestants = [(Runner("A", log, lambda block: 0.001), each) for each in (probe, replace(probe, model=staged))]
+    found = race(contestants, Latency(), blocks=2)
+    assert len(log) == 3 * 2 * MANY
+    assert {figures[0].conditions["statistic"] for figures in found.figures} == {"mean"}
+    slow = replace(probe, model=staged, example_s=0.2)
+    assert len(slow.batches()) == 20, "about four seconds of the base"
 
 
 def test_a_drift_that_both_meet_does_not_hide_the_ratio(probe):

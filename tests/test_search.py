@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.candidates import Candidate, Predictor, expect
+from trimtab.candidates import Candidate, Predictor, cuts, expect
 from trimtab.chance import expected_chance
 from trimtab.errors import CorruptFile, DataError, OutputError, WorkerDied, WorkerHung
 from trimtab.passes import Overrun
@@ -116,17 +116,18 @@ def test_of_those_that_cost_the_same_the_walk_takes_the_smaller():
         one = trial(cost, likely)
         return replace(one, candidate=replace(one.candidate, facts=replace(FACTS, weight_bits=16)))
 
-    large = trial(5.0, 0.9)
+    sure, large = trial(9.0, 0.99), trial(5.0, 0.9)
     for other, walk in (
         (small(5.2, 0.88), "the smaller"),
         (small(5.3, 0.88), "the larger"),
         (small(5.0, 0.84), "the larger"),
     ):
-        found = search(large, other).walk_order()
-        assert found == [other if walk == "the smaller" else large]
+        found = search(sure, large, other).walk_order()
+        assert found == [sure, other if walk == "the smaller" else large]
+    assert search(large, small(5.2, 0.88)).walk_order() == [large], "the surest stays"
     other = small(5.2, 0.88)
     cut = replace(other, candidate=replace(other.candidate, bound=Bound((Stem(),), other.candidate.bound.runtime)))
-    assert search(large, cut).walk_order() == [large], "another net"
+    assert search(sure, large, cut).walk_order() == [sure, large], "another net"
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 20), st.floats(0, 1)), max_size=12))
@@ -241,6 +242,22 @@ def test_the_cheapest_likely_structure_is_cut_once_more(machine):
     assert all(one.name.startswith(("prune(ratio=0.7)", "prune(ratio=0.8)")) for one in found.waiting)
 
 
+def test_what_was_unsure_first_is_cut_deeper_once_a_form_of_it_is_sure(machine):
+    facts = Facts("torch", 200_000, 5_000_000, {"linear": 2, "conv": 3})
+    found = search()
+    about(found, machine, facts)
+    recipe = "prune(ratio=0.7) | distill(steps=64) | onnx"
+    unsure, sure = (
+        expect(bind(text), facts, machine)
+        for text in (f"{recipe} | quantize(method='dynamic') @ onnxruntime", f"{recipe} @ onnxruntime")
+    )
+    found._take(replace(trial(2.0, 0.3), candidate=unsure))
+    recovered = len(found.waiting)
+    found._take(replace(trial(3.0, 0.9), candidate=sure))
+    assert len(found.waiting) > recovered > 0
+    assert any(len(cuts(one.bound.passes)) > 1 for one in found.waiting)
+
+
 def test_where_higher_is_better_the_cost_is_turned_round():
     fast, slow = trial(40.0, 0.9), trial(5.0, 0.9)
     assert search(fast, slow, higher=True).walk_order() == [fast]
@@ -337,7 +354,7 @@ def resumed(done: Trial, record) -> Search:
     found.predictor = SimpleNamespace(learn=lambda *_: None)
     found.base = SimpleNamespace(model=SimpleNamespace(facts=FACTS))
     found.bench.view = SimpleNamespace(size=lambda split: 1000)
-    found.workshop = SimpleNamespace(peek=lambda *_: 0, apply=lambda *_: None)
+    found.workshop = SimpleNamespace(task=TASK, peek=lambda *_: 0, apply=lambda *_: None)
     found.waiting = [done.candidate]
     found.resume()
     return found

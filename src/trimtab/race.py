@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from trimtab.maths.intervals import median_interval, ratio_interval
@@ -63,6 +63,8 @@ def race(contestants: Sequence[tuple[Racer, Probe]], meter: Meter, blocks: int =
     """
     if not contestants or blocks < 2:
         raise ValueError(f"{len(contestants)} contestants and {blocks} blocks; a race takes 1 or more, and 2 or more")
+    if any(probe.varies for _, probe in contestants):
+        contestants = [(session, replace(probe, beside_varying=True)) for session, probe in contestants]
     try:
         begun = time.monotonic()
         _round(contestants, meter)

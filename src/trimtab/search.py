@@ -160,8 +160,8 @@ class Search:
     """Pass -> its stage, of those whose time was seen."""
     _sealed_errors: dict[str, list[float]] = field(default_factory=dict)
     """Kind of recipe -> standard errors to expect on the test split, read off those measured."""
-    _went_on: set[str] = field(default_factory=set)
-    """Structures from which candidates go on."""
+    _went_on: set[tuple[str, bool]] = field(default_factory=set)
+    """Structures from which candidates go on, and whether deeper."""
 
     def resume(self, frozen: bool = False) -> None:
         """Take over every finished trial that the tab records; passing faults are tried again.
@@ -346,7 +346,8 @@ class Search:
         Source: Pareto Testing (arXiv 2210.07913, section 4): the order comes from validation data alone.
         """
         cheaper = [t for t in self.eligible() if t.chance >= WORTH_TESTING and self.cost(t) < self.base_cost]
-        likely = [trial for trial in cheaper if not self._outdone(trial, cheaper)]
+        surest = max((trial.chance for trial in cheaper), default=1.0)
+        likely = [trial for trial in cheaper if trial.chance == surest or not self._outdone(trial, cheaper)]
         if not likely:
             return []
         points = [[min(trial.chance, 0.99), math.log(self.cost(trial))] for trial in likely]
@@ -360,16 +361,21 @@ class Search:
         likely = (one for one in smaller if one.chance >= trial.chance - SAME_CHANCE)
         return any(self.cost(one) <= SAME_COST * self.cost(trial) for one in likely)
 
-    @cached_property
+    @property
     def tolerance(self) -> float:
         """The loss that the tightest promise on a share allows, those on all examples first; the base agrees wholly."""
+        return self._margin[1]
+
+    @cached_property
+    def _margin(self) -> tuple[bool, float, str]:
+        """Whether the tightest promise on a share is about slices, its margin, and its text."""
         metrics = {p: p.check(self.workshop.task) for p in self.aim.promises}
         margins = [
-            (bool(p.slice), abs(p.offset) if p.factor == 1 else 1 - p.offset)
+            (bool(p.slice), abs(p.offset) if p.factor == 1 else 1 - p.offset, str(p))
             for p, metric in metrics.items()
             if metric.unit == "share" and (p.factor == 1 or (metric.paired and metric.better == "higher"))
         ]
-        return min(margins, default=(False, USUAL_TOLERANCE))[1]
+        return min(margins, default=(False, USUAL_TOLERANCE, ""))
 
     def _make(self, candidate: Candidate) -> Made:
         made = self.base
@@ -462,8 +468,9 @@ class Search:
         if trial.status == "measured" and trial.measured_seconds:
             guess = self._measuring(trial.candidate, trial.figures["latency_ms"].value)
             self.slowness.setdefault(MEASURING, []).append(trial.measured_seconds / guess)
-        seen = sealed_error(trial.judgements, 1.0, self.aim.confidence)
-        if trial.judgements:
+        binding = [one for one in trial.judgements if one.promise == self._margin[2]]
+        seen = sealed_error(binding, 1.0, self.aim.confidence)
+        if seen:
             self._sealed_errors.setdefault(self._kind(trial.candidate), []).append(seen * math.sqrt(self._ratio))
         if trial.status in ("measured", "dropped"):
             self.predictor.learn(trial.candidate, trial.figures, trial.loss, seen)
@@ -474,14 +481,15 @@ class Search:
 
         What is likely to pass may be cut once more; any may be recovered for longer.
         """
-        trained = fitted(trial.candidate.bound.passes)
-        if not cuts(trained) or trained[-1].stage != "recover" or trial.candidate.structure in self._went_on:
+        trained, deeper = fitted(trial.candidate.bound.passes), trial.chance >= WORTH_GOING_ON
+        if not cuts(trained) or trained[-1].stage != "recover":
+            return
+        if {(trial.candidate.structure, deeper), (trial.candidate.structure, True)} & self._went_on:
             return
         if not any(one is trial for one in self.walk_order()):
             return
-        self._went_on.add(trial.candidate.structure)
+        self._went_on.add((trial.candidate.structure, deeper))
         known = {one.name for one in (*(trial.candidate for trial in self.trials), *self.waiting)}
-        deeper = trial.chance >= WORTH_GOING_ON
         offered = further(trained, self.base.model.facts, self.workshop.machine, deeper)
         self.waiting += [candidate for candidate in offered if candidate.name not in known]
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from trimtab.errors import CorruptFile
-from trimtab.fit.blocks import find, leave_out
+from trimtab.fit.blocks import Mean, find, leave_out, put_mean
 
 
 class Residual(nn.Module):
@@ -39,6 +39,26 @@ def test_counts_beside_a_list_follow():
     leave_out(encoder, ["layers.1"])
     assert encoder.num_layers == 2
     torch.testing.assert_close(encoder(x), expected)
+
+
+def test_a_mean_in_place_of_all_layers_reads_any_mask_and_the_count_follows():
+    states = torch.randn(2, 5, 3)
+    words = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    expected = torch.stack([states[0, :3].mean(0), states[1].mean(0)])[:, None].expand(2, 5, 3)
+    full = words[:, None, None].bool()
+    for mask in (words, full, full.expand(2, 1, 5, 5), (1.0 - full.float()) * -10_000.0):
+        torch.testing.assert_close(Mean()(states, mask), expected)
+        torch.testing.assert_close(Mean()(states, attention_mask=mask), expected)
+    torch.testing.assert_close(Mean()(states), states.mean(1, keepdim=True).expand(2, 5, 3))
+    assert torch.isfinite(Mean()(states, torch.zeros_like(words))).all()
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    gone = ["layers.0", "layers.1"]
+    put_mean(leave_out(encoder, gone), gone)
+    assert (len(encoder.layers), encoder.num_layers) == (1, 1)
+    for names in ([], ["a.0", "b.0"], ["nowhere.0"]):
+        with pytest.raises(CorruptFile, match="no one list of blocks"):
+            put_mean(encoder, names)
 
 
 @pytest.mark.parametrize("name", ["9", "nowhere.1", "0.x", ""])

@@ -96,6 +96,22 @@ def test_what_is_far_smaller_than_its_teacher_may_learn_from_labels_alone(machin
     assert all(one.alpha for one in Distill.choices(replace(encoder, cut=0.5), machine)), "its teacher costs little"
 
 
+def test_a_second_recovery_asks_the_same_teacher(machine):
+    cut = Facts("torch", 22_000_000, 8_000_000, {"embedding": 3}, cut=0.99)
+    once = Distill(steps=64).predict(cut, machine)
+    assert (once.cut, once.whole) == (0.0, 800_000_000)
+    assert Distill(steps=64).predict(once, machine).whole == 800_000_000
+    assert Distill(steps=64).seconds(once, machine) == pytest.approx(Distill(steps=64).seconds(cut, machine))
+
+
+def test_labels_alone_need_labels(view, base, tmp_path):
+    class Bare(type(view.task)):
+        objective = "none"
+
+    with pytest.raises(Refused, match="no labels to learn from alone"):
+        Distill(alpha=0.0).apply(base, Context(TaskView(Bare()), tmp_path, HERE, base=base))
+
+
 def test_follows_the_teacher_alone_where_there_are_no_labels(view, tmp_path):
     class Unlabelled(type(view.task)):
         objective = "none"

@@ -82,45 +82,50 @@ def leave_out(module: nn.Module, names: Sequence[str]) -> nn.Module:
             del blocks[int(index)]
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise CorruptFile(f"the module has no block {name} to leave out: {error}") from error
-        _recount(module, container, size)
+        _recount(module, container, size, size - 1)
     return module
 
 
 class Mean(nn.Module):
     """Stands in for all layers of an encoder whose head reads one state: gives each state the mean of its text's."""
 
-    def forward(self, states: Tensor, mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
-        """Return [N, T, W] for states [N, T, W] and a mask as layers of transformers get it.
+    def forward(
+        self, states: Tensor, mask: Tensor | None = None, *_: Any, attention_mask: Tensor | None = None, **__: Any
+    ) -> Tensor:
+        """Return [N, T, W] for states [N, T, W] and a mask as layers of transformers get it, by place or by name.
 
         That is [N, T] with 1 for a word, or [N, 1, 1 or T, T] with true for a word, or with 0, padding being negative.
         """
+        mask = attention_mask if mask is None else mask
         if mask is None:
             return states.mean(1, keepdim=True).expand_as(states)
         row = mask[:, 0, 0] if mask.ndim == FULL else mask
         words = row >= 0 if mask.ndim == FULL and mask.is_floating_point() else row > 0
         weight = words.unsqueeze(2).to(states.dtype)
-        return ((states * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)).expand_as(states)
+        return ((states * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)).expand_as(states)
 
 
 def put_mean(module: nn.Module, names: Sequence[str]) -> nn.Module:
-    """Put a `Mean` where blocks were left out, changing the module in place; returns it.
+    """Put a `Mean` where the blocks of one list were left out, changing the module in place; returns it.
 
     Raises:
         CorruptFile: there is no such list of blocks.
     """
-    container = names[0].rpartition(".")[0] if names else ""
+    containers = {name.rpartition(".")[0] for name in names}
     try:
+        (container,) = containers
         blocks: Any = module.get_submodule(container)
-        blocks.append(Mean())
-    except (AttributeError, TypeError) as error:
-        raise CorruptFile(f"the module has no list of blocks {container!r}: {error}") from error
+        blocks.insert(int(names[0].rpartition(".")[2]), Mean())
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        raise CorruptFile(f"the module has no one list of blocks {sorted(containers)}: {error}") from error
+    _recount(module, container, len(blocks) - 1, len(blocks))
     return module
 
 
-def _recount(module: nn.Module, container: str, size: int) -> None:
-    """Lower what the list's owner says of its length, as `nn.TransformerEncoder.num_layers` does."""
+def _recount(module: nn.Module, container: str, before: int, now: int) -> None:
+    """Mend what the list's owner says of its length, as `nn.TransformerEncoder.num_layers` does."""
     owner = module.get_submodule(container.rpartition(".")[0])
     for thing in (owner, getattr(owner, "config", None)):
         for name in ("num_layers", "num_hidden_layers"):
-            if thing is not None and getattr(thing, name, None) == size:
-                setattr(thing, name, size - 1)
+            if thing is not None and getattr(thing, name, None) == before:
+                setattr(thing, name, now)

@@ -37,15 +37,20 @@ with one, EfficientNet at 64 pixels (1e7) 1.7 times; a transformer encoder of 3e
 def step_seconds(facts: Facts, machine: Machine, batch: int, *, taught: bool = False, precision: str = "fp32") -> float:
     """Return the expected seconds of one step in one thread; 0 where the machine's peak is not known.
 
-    `taught`: a teacher answers too; it is as large as the net was before it was cut.
+    `taught`: a teacher answers too; it is as large as the net was before it was first cut.
     """
     peak = machine.peak_gflops.get("fp32", 0.0) * 1e9 / max(machine.cores, 1) * SHARE
     if not peak:
         return 0.0
-    teacher = 2 * facts.operations / max(1 - facts.cut, 1e-6) if taught else 0.0
+    teacher = 2 * max(facts.whole, uncut(facts)) if taught else 0.0
     products = batch * (6 * facts.operations / GAIN[precision] + teacher)
     update = UPDATE_SECONDS * facts.parameters_by.get("embedding", 0)
     return facts.calls * (products / peak + LAYER_SECONDS * sum(facts.layers.values())) + update
+
+
+def uncut(facts: Facts) -> float:
+    """Return the operations that a net had before it was cut and not yet recovered."""
+    return facts.operations / max(1 - facts.cut, 1e-6)
 
 
 def threads_worth(facts: Facts, batch: int, most: int) -> int:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+LONGEST_S = 4.0
+"""About as long the base takes for the examples on which models that vary are timed."""
+
+
 class Remote(Protocol):
     """A session in a worker process, as a meter sees it."""
 
@@ -53,14 +57,20 @@ class Probe:
     example_s: float = 0.0
     """What an example alone takes the base: slow ones go through fewer large batches; 0: not known."""
 
+    beside_varying: bool = False
+    """Whether a model that varies is raced against this one: both meet the same examples."""
+
     @property
     def varies(self) -> bool:
-        """Whether the model takes another way for some examples, as a cascade does."""
-        return isinstance(self.model.program, Cascade)
+        """Whether the model, or one beside it, takes another way for some examples, as a cascade does."""
+        return self.beside_varying or isinstance(self.model.program, Cascade)
 
     def batches(self) -> list[Mapping[str, NDArray[Any]]]:
-        """Return the inputs of several real batches; of many where the model varies."""
-        return real_batches(self.view, self.split, self.batch, MANY if self.varies else BATCHES)
+        """Return the inputs of several real batches; of many where the model varies, as far as they take seconds."""
+        if not self.varies:
+            return real_batches(self.view, self.split, self.batch)
+        affordable = int(LONGEST_S / self.example_s / self.batch) if self.example_s else MANY
+        return real_batches(self.view, self.split, self.batch, max(BATCHES, min(MANY, affordable)))
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Latency(Meter):
         for name, quantile in QUANTILES.items():
             value, low, high = quantile_interval(samples, quantile, probe.confidence)
             said = conditions
-            if probe.varies and quantile == MEDIAN:
+            if probe.varies and quantile == MEDIAN and len(samples) > 1:
                 value, low, high = mean_interval(samples, probe.confidence)
                 said = conditions | {"statistic": "mean"}
             figures.append(Figure(name, value, "ms", known(low), known(high), len(samples), conditions=said))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from trimtab.errors import Refused
-from trimtab.fit.effort import precision_of, step_seconds, steps_worth, still_lost
+from trimtab.fit.effort import precision_of, step_seconds, steps_worth, still_lost, uncut
 from trimtab.fit.loop import fit
 from trimtab.fit.program import Net, unfit
 from trimtab.fit.settings import Settings, Surroundings
@@ -78,7 +78,10 @@ class Distill(Pass):
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect the more to be won back, the longer it takes."""
-        return replace(facts, cut=0.0, quality_loss=facts.quality_loss * still_lost(self.epochs, self.steps))
+        lost, whole = facts.quality_loss * still_lost(self.epochs, self.steps), facts.whole
+        if facts.cut:
+            whole = max(whole, round(uncut(facts)))
+        return replace(facts, cut=0.0, whole=whole, quality_loss=lost)
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
         """Expect what the steps take; epochs tell nothing without the number of examples."""
@@ -97,6 +100,8 @@ class Distill(Pass):
             raise Refused(f"distill needs a base that is a torch model, to be the teacher; got {came}")
         net = Net.load(model, editable=True)
         around = Surroundings(context.seed, context.threads, context.check_time, context.keep, context.progress)
+        if not self.alpha and context.task.task.objective == "none":
+            raise Refused("there are no labels to learn from alone: distill with alpha above 0")
         report = fit(net, context.task, self._settings(), around, Net.load(base))
         parts = net.save(model, context.task, context.scratch, lambda facts: self.predict(facts, context.machine))
         notes: dict[str, Any] = {"history": list(report.history), "notes": list(report.notes)}

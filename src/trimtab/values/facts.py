@@ -27,6 +27,8 @@ class Facts:
     """Predicted loss of the task's score against the base, as a share of 1; 0 for the base."""
     cut: float = 0.0
     """Share of structure removed and not yet retrained: above 0, recovery is worth trying."""
+    whole: int = 0
+    """Operations of the net that it was cut from, where it was recovered since; 0 where it was not."""
     operations_by: Mapping[str, int] = field(default_factory=dict)
     """Multiply-accumulates by kind of layer, kinds as in `layers`; empty where they were not told apart."""
     parameters_by: Mapping[str, int] = field(default_factory=dict)
