@@ -65,8 +65,8 @@ def test_beside_a_cascade_all_are_timed_on_the_same_many_examples(probe):
     found = race(contestants, Latency(), blocks=2)
     assert len(log) == 3 * 2 * MANY
     assert {figures[0].conditions["statistic"] for figures in found.figures} == {"mean"}
-    slow = replace(probe, model=staged, example_s=0.2)
-    assert len(slow.batches()) == 20, "about four seconds of the base"
+    slow = replace(probe, model=staged, example_s=0.05)
+    assert len(slow.batches()) == 20, "about a second of the base"
 
 
 def test_a_drift_that_both_meet_does_not_hide_the_ratio(probe):

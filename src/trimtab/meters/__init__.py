@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-LONGEST_S = 4.0
-"""About as long the base takes for the examples on which models that vary are timed."""
+LONGEST_S = 1.0
+"""About as long the base takes for the examples on which models that vary are timed, once."""
 
 
 class Remote(Protocol):
