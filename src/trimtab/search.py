@@ -364,18 +364,18 @@ class Search:
     @property
     def tolerance(self) -> float:
         """The loss that the tightest promise on a share allows, those on all examples first; the base agrees wholly."""
-        return self._margin[1]
+        return self._binding[0]
 
     @cached_property
-    def _margin(self) -> tuple[bool, float, str]:
-        """Whether the tightest promise on a share is about slices, its margin, and its text."""
+    def _binding(self) -> tuple[float, str]:
+        """The margin of the tightest promise on a share, and its text; none where no promise says."""
         metrics = {p: p.check(self.workshop.task) for p in self.aim.promises}
         margins = [
             (bool(p.slice), abs(p.offset) if p.factor == 1 else 1 - p.offset, str(p))
             for p, metric in metrics.items()
             if metric.unit == "share" and (p.factor == 1 or (metric.paired and metric.better == "higher"))
         ]
-        return min(margins, default=(False, USUAL_TOLERANCE, ""))
+        return min(margins, default=(False, USUAL_TOLERANCE, ""))[1:]
 
     def _make(self, candidate: Candidate) -> Made:
         made = self.base
@@ -468,7 +468,7 @@ class Search:
         if trial.status == "measured" and trial.measured_seconds:
             guess = self._measuring(trial.candidate, trial.figures["latency_ms"].value)
             self.slowness.setdefault(MEASURING, []).append(trial.measured_seconds / guess)
-        binding = [one for one in trial.judgements if one.promise == self._margin[2]]
+        binding = [one for one in trial.judgements if one.promise == self._binding[1]]
         seen = sealed_error(binding, 1.0, self.aim.confidence)
         if seen:
             self._sealed_errors.setdefault(self._kind(trial.candidate), []).append(seen * math.sqrt(self._ratio))
