@@ -210,6 +210,15 @@ class Workshop:
                 self.store.make(keys[kind], lambda folder, kind=kind: _keep(folder, found.get(kind, {})))  # type: ignore[misc]
         return {kind: _arrays(self.store.make(key, _lost) / ARRAYS) for kind, key in keys.items()}
 
+    def pace(self, model: Model) -> float:
+        """Return how many times longer a step of training the model takes here than its operations tell."""
+        if model.format not in PACERS:
+            return 1.0
+        timed: float = importlib.import_module(PACERS[model.format]).measured(
+            model, self.view, self.machine, self.seed, self.threads
+        )
+        return timed
+
     def _check_time(self) -> None:
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise TimeoutError("the time given to this step is over")
@@ -259,6 +268,8 @@ class Workshop:
 TRAINING = frozenset({"fit", "structure", "recover"})
 """Stages whose passes fit weights or need passes that do: what `--no-train` leaves out."""
 
+PACERS: Mapping[str, str] = {"torch": "trimtab.fit.pace"}
+"""Format -> module whose `measured(model, view, machine, seed, threads)` times steps of training."""
 COLLECTORS: Mapping[str, str] = {"torch": "trimtab.fit.statistics", "onnx": "trimtab.run.onnx_statistics"}
 """Format -> module whose `collect(model, view, kinds, seed, check_time)` gathers the `KINDS` of statistics it names."""
 ARRAYS = "arrays.npz"

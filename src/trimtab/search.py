@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.apply import Made, Workshop
+from trimtab.apply import TRAINING, Made, Workshop
 from trimtab.candidates import Candidate, Predictor, cuts, fitted, further, improvement
 from trimtab.chance import USUAL_LOSS, chance_of_passing, expected_chance, sealed_error
 from trimtab.errors import CorruptFile, OutputError, SessionError, TrimtabError, WorkerDied
@@ -156,6 +156,8 @@ class Search:
     """Pass, or measuring -> time taken over the time guessed."""
     _step: int = 0
     """Number of the step that is being made."""
+    pace: float = 1.0
+    """Seconds that a step of training the base takes here, over those that its operations tell."""
     stages: dict[str, str] = field(default_factory=dict)
     """Pass -> its stage, of those whose time was seen."""
     _sealed_errors: dict[str, list[float]] = field(default_factory=dict)
@@ -296,7 +298,8 @@ class Search:
 
     def _guess(self, step: Pass, facts: Facts) -> float:
         told = step.seconds(facts, self.workshop.machine)
-        return GUESS_SECONDS[step.stage] if told is None else max(told, 0.1)
+        pace = self.pace if step.stage in TRAINING else 1.0
+        return GUESS_SECONDS[step.stage] if told is None else max(told * pace, 0.1)
 
     def _measuring(self, candidate: Candidate, latency_ms: float) -> float:
         """Return the time to load the model, to score the validation split, and to race it."""

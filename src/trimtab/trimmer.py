@@ -316,6 +316,7 @@ def _measure_base(run: Run, search: Search) -> None:
     if known:
         if isinstance(known.get("compared_on"), int):
             bench.draw(known["compared_on"])
+        search.pace = float(known.get("pace", 1.0))
         bench.base_figures = {name: Figure.from_json(figure) for name, figure in known["figures"].items()}
     else:
         run.progress.doing("measuring the base")
@@ -327,7 +328,11 @@ def _measure_base(run: Run, search: Search) -> None:
         figures = {name: figure.to_json() for name, figure in bench.base_figures.items()}
         about = {"recipe": run.request.model, "runtime": str(bench.runtime), "facts": search.base.model.facts.to_json()}
         size = bench.view.size("validation")
-        run.tab.append("base", **about, figures=figures, compared_on=size, elapsed_s=run.elapsed)
+        if run.request.train:
+            run.progress.doing("timing steps of training")
+            with run.timed("training"):
+                search.pace = run.workshop.pace(search.base.model)
+        run.tab.append("base", **about, figures=figures, compared_on=size, pace=search.pace, elapsed_s=run.elapsed)
         doubt = bench.doubt()
         if doubt:
             run.progress.doing(doubt)

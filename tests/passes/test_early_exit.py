@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from small_texts import write_encoder, write_reviews
 from trimtab.errors import CorruptFile, Refused
@@ -60,8 +61,10 @@ def test_the_halves_are_the_whole_wherever_it_is_cut(name):
 def test_other_nets_are_refused_with_the_reason():
     with pytest.raises(Refused, match="Recurrent does not say where it could be cut in two"):
         halves.places(zoo.lstm((6, 3), 4, width=8))
-    with pytest.raises(Refused, match="nowhere: it has one block"):
+    with pytest.raises(Refused, match="Sequential does not say where it could be cut in two: that is told of"):
         halves.cut(zoo.mlp((4,), 3, width=8), 1, ("features",))
+    with pytest.raises(Refused, match="nowhere: it has one block"):
+        halves.cut(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), 1, ("image",))
 
 
 def test_only_the_exit_learns():

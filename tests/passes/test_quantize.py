@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,100 +13,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_toys import (
+    CLASSES,
+    MODERN,
+    PROTOTYPES,
+    Figures,
+    Sequences,
+    Texts,
+    bert,
+    convolutional,
+    random,
+    recurrent,
+    write,
+)
 from trimtab import machines
-from trimtab.errors import DataError, MissingExtra, Refused
-from trimtab.passes import Context, quantize
+from trimtab.errors import DataError, Refused
+from trimtab.passes import Context, _bits, quantize
 from trimtab.passes.quantize import Quantize
 from trimtab.run import onnx_check, onnx_files, onnx_kernels
 from trimtab.run.program import drive
 from trimtab.values.facts import Facts
-from trimtab.values.machine import Machine
 from trimtab.values.model import Model
-from trimtab.values.task import Batch, Example, Task, TaskView
+from trimtab.values.task import Example, TaskView
 
-SAFE = {"weights": 7} if quantize._saturates(machines.here()) else {}
+SAFE = {"weights": 7} if _bits.saturates(machines.here()) else {}
 """Bits of weights whose products add up exactly on the processor that runs the tests."""
-
-SIZE, CLASSES = 8, 10
-MODERN = Machine("modern", 2, ("avx2", "avx512_vnni"))
-RNG = np.random.default_rng(5)
-PROTOTYPES = RNG.normal(size=(CLASSES, 1, SIZE, SIZE)).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Figures(Task):
-    """Ten figures of 1 x 8 x 8 under noise."""
-
-    name = "figures"
-    objective = "cross_entropy"
-    labels = tuple("0123456789")
-    metrics = ()
-    spoilt: float = 0.0
-
-    def split(self, name):
-        rng = np.random.default_rng(["train", "validation"].index(name))
-        classes = rng.integers(0, CLASSES, 200)
-        images = PROTOTYPES[classes] + rng.normal(0, 0.8, (200, 1, SIZE, SIZE)).astype(np.float32)
-        images[17, 0, 3, 3] += np.float32(self.spoilt)
-        return [Example(f"{name}{i}", {"image": x}, c) for i, (x, c) in enumerate(zip(images, classes, strict=True))]
-
-    def collate(self, examples):
-        (name,) = examples[0].inputs
-        return Batch({name: np.stack([e.inputs[name] for e in examples])}, np.array([e.target for e in examples]))
-
-    def score(self, outputs, batch):
-        return (outputs["output"].argmax(1) == batch.targets)[:, None].astype(np.float64)
-
-
-@dataclass(frozen=True)
-class Sequences(Figures):
-    """The same figures read row by row."""
-
-    def split(self, name):
-        return [replace(e, inputs={"sequence": e.inputs["image"][0]}) for e in super().split(name)]
-
-
-def random(*shape):
-    return (RNG.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
-
-
-def write(folder, nodes, weights, name="image", shape=(1, SIZE, SIZE)):
-    graph = helper.make_graph(
-        [helper.make_node(op, i.split(), o.split(), **more) for op, i, o, more in nodes],
-        "net",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", CLASSES])],
-        [numpy_helper.from_array(np.asarray(w), n) for n, w in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    return Model({"main": onnx_files.save(model, folder)})
-
-
-def convolutional(folder):
-    """Matched filters: a convolution as large as the image, a 1x1 convolution that passes on, a linear head."""
-    nodes = [
-        ("Conv", "image filters", "c", {"pads": [1, 1, 1, 1]}),
-        ("Relu", "c", "r", {}),
-        ("Conv", "r mix", "m", {}),
-        ("GlobalMaxPool", "m", "p", {}),
-        ("Flatten", "p", "f", {}),
-        ("Gemm", "f head", "output", {"transB": 1}),
-    ]
-    eye = np.eye(CLASSES, dtype=np.float32)
-    weights = {"filters": PROTOTYPES / 64, "mix": eye[:, :, None, None] + 0.01 * random(10, 10, 1, 1), "head": eye * 4}
-    return write(folder, nodes, weights)
-
-
-def recurrent(folder, kind):
-    gates = {"LSTM": 4, "GRU": 3}[kind]
-    nodes = [
-        ("Transpose", "sequence", "t", {"perm": [1, 0, 2]}),
-        (kind, "t W R", "steps last", {"hidden_size": 16}),
-        ("Squeeze", "last zero", "s", {}),
-        ("MatMul", "s head", "output", {}),
-    ]
-    weights = {"W": random(1, gates * 16, SIZE), "R": random(1, gates * 16, 16), "zero": [0], "head": random(16, 10)}
-    return write(folder, nodes, weights, "sequence", (SIZE, SIZE))
 
 
 def run(model, folder, view, settings, machine=MODERN):
@@ -255,8 +186,6 @@ def test_only_bits_with_kernels_are_offered(weights, activations, method):
         {"samples": 0},
         {"harm": 1.5},
         {"group_size": 33},
-        {"library": "other"},
-        {"library": "nncf", "method": "dynamic"},
     ],
 )
 def test_settings_that_fit_nothing(settings):
@@ -264,14 +193,13 @@ def test_settings_that_fit_nothing(settings):
         Quantize(**settings)
 
 
-def test_choices_follow_layers_and_machine(machine, monkeypatch):
+def test_choices_follow_layers_and_machine(machine):
     def chosen(where, parameters_by=None, **layers):
         facts = Facts("onnx", 1, 1, layers, parameters_by=parameters_by or {})
         return [str(c).removeprefix("quantize") for c in Quantize.choices(facts, where)]
 
-    monkeypatch.setattr(quantize.importlib.util, "find_spec", lambda name: None)
     assert chosen(MODERN, conv=3, linear=1) == ["(harm=0.3)", ""]
-    assert chosen(machine, conv=3, linear=1) == ["(harm=0.3)", "(exact=True)", "(weights=7)"]
+    assert chosen(machine, conv=3, linear=1) == ["(weights=7, harm=0.3)", "(exact=True)", "(weights=7)"]
     assert chosen(MODERN, linear=3) == ["(method='dynamic')", "(harm=0.3)", ""]
     assert chosen(MODERN, lstm=1, linear=1) == ["(method='dynamic')"]
     assert chosen(MODERN, lstm=1, conv=1) == ["(harm=0.3)", ""]
@@ -280,9 +208,6 @@ def test_choices_follow_layers_and_machine(machine, monkeypatch):
     assert chosen(MODERN, {"linear": 1, "embedding": 9}, linear=3, embedding=1)[0] == "(method='weights')"
     assert chosen(MODERN) == []
     assert Quantize.choices(Facts("onnx", 1, 1, {"conv": 1}, weight_bits=8.0), MODERN) == ()
-    monkeypatch.setattr(quantize.importlib.util, "find_spec", lambda name: True)
-    assert chosen(MODERN, conv=3) == ["(harm=0.3)", "", "(library='nncf')"]
-    assert chosen(machine, conv=3)[-1] == "(weights=7, library='nncf')", "8 bits would saturate"
 
 
 def test_predictions(machine):
@@ -446,15 +371,11 @@ class Served:
         return dict(zip([o.name for o in graph.get_outputs()], graph.run(None, dict(inputs)), strict=True))
 
 
-def test_nncf_that_is_not_installed_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "nncf", None)
-    with pytest.raises(MissingExtra, match="nncf"):
-        run(convolutional(tmp_path / "float"), tmp_path, TaskView(Figures()), {"library": "nncf"})
-
-
 SATURATING = """
 import sys
 from pathlib import Path
+from dataclasses import dataclass, replace
+from onnx_toys import *
 from test_quantize import *
 folder = Path(sys.argv[1])
 weights = {"W": np.full((CLASSES, SIZE * SIZE), 0.5, np.float32)}
@@ -484,67 +405,13 @@ def test_openvino_saturates_without_vnni_and_seven_bits_do_not(tmp_path):
 
 
 @pytest.mark.slow
-def test_nncf_keeps_the_accuracy(tmp_path):
-    pytest.importorskip("nncf")
-    view, before = TaskView(Figures()), convolutional(tmp_path / "float")
-    after = run(before, tmp_path, view, {"library": "nncf"})
-    assert accuracy(after, view) >= accuracy(before, view) - 0.02
-    assert after.main.facts.weight_bits < 9
-    assert os.environ["NNCF_CI"] == "1"  # its usage reports are off
-
-
-@dataclass(frozen=True)
-class Texts(Figures):
-    """Sequences of 3 to 12 token numbers, padded and masked."""
-
-    def split(self, name):
-        rng = np.random.default_rng(0)
-        return [Example(str(i), {"input_ids": rng.integers(1, 90, rng.integers(3, 13))}, 0) for i in range(40)]
-
-    def collate(self, examples):
-        rows = [e.inputs["input_ids"] for e in examples]
-        ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = row
-        return Batch({"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}, np.zeros(len(rows)))
-
-
-def bert(folder):
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    config = transformers.BertConfig(
-        vocab_size=90, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
-        max_position_embeddings=16, initializer_range=0.15, num_labels=CLASSES,
-    )  # fmt: skip
-    inner = transformers.BertForSequenceClassification(config).eval()
-
-    class Plain(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, input_ids, attention_mask):
-            return self.inner(input_ids=input_ids, attention_mask=attention_mask).logits
-
-    arguments = tuple(torch.from_numpy(a) for a in Texts().collate(Texts().split("train")[:3]).inputs.values())
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time")}
-    names = {"input_names": ["input_ids", "attention_mask"], "output_names": ["output"]}
-    with onnx_check.quietly():
-        program = torch.onnx.export(
-            Plain(), arguments, dynamo=True, dynamic_shapes=(axes, axes), opset_version=20, verbose=False, **names
-        )
-    return Model({"main": onnx_files.save(program.model_proto, folder, {"batch": 1, "time": 8})})
-
-
-@pytest.mark.slow
 def test_masked_attention_from_the_newer_exporter(tmp_path, monkeypatch):
     view, before = TaskView(Texts()), bert(tmp_path / "float")
     batch = Texts().collate(Texts().split("train")).inputs
     exact = onnx_check.session(before.main.path / "model.onnx").run(None, batch)[0]
     assert set(before.main.facts.operations_by) == {"attention", "linear"}
     assert before.main.facts.parameters_by["embedding"] == (90 + 16 + 2) * 64
-    for number, settings in enumerate(({}, {"method": "dynamic"}, {"method": "weights"}, {"library": "nncf"})):
+    for number, settings in enumerate(({}, {"method": "dynamic"}, {"method": "weights"})):
         after = run(before, tmp_path / str(number), view, settings)
         given = onnx_check.session(after.main.path / "model.onnx").run(None, batch)[0]
         assert np.isfinite(given).all()

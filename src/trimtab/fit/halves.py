@@ -1,8 +1,9 @@
 """Cuts a net in two between its blocks, so that easy examples may leave after the first half.
 
-The first half gives its own answer and `hidden`, the second takes `hidden` and goes on where the first ended. Where to
-cut is plain for an `nn.Sequential`: after a residual block, or after a pooling layer. Other nets know it themselves:
-their `places()` is the number of blocks that run one after the other, their `halves(after, inputs)` gives `Halves`.
+The first half gives its own answer and `hidden`, the second takes `hidden` and goes on where the first ended. A net of
+pixels is cut where all that goes on has just left a block: a composed child of an `nn.Sequential`, or else a pooling
+layer; `torch.fx` traces it to see that. Other nets know it themselves: their `places()` is the number of blocks that
+run one after the other, their `halves(after, inputs)` gives `Halves`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from trimtab.errors import Refused
+from trimtab.fit.facts import operations
 
+LISTS = (nn.Sequential, nn.ModuleList)
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.MaxPool1d, nn.AvgPool1d)
 
 
@@ -40,6 +43,20 @@ class First(nn.Module):
         return self.exit(pooled), hidden
 
 
+class Short(nn.Module):
+    """The first half alone: its exit is the answer."""
+
+    def __init__(self, first: First) -> None:
+        super().__init__()
+        self.body, self.exit = first.body, first.exit
+
+    def forward(self, given: Tensor, second: Tensor | None = None) -> Tensor:
+        """Return the exit's answer [N, classes]."""
+        pooled: Tensor = (self.body(given) if second is None else self.body(given, second))[0]
+        answer: Tensor = self.exit(pooled)
+        return answer
+
+
 class Pupil(nn.Module):
     """The first half while its exit learns: the blocks stay as they are, batch norms included."""
 
@@ -58,16 +75,27 @@ class Pupil(nn.Module):
         return logits
 
 
-class _Pooled(nn.Module):
-    """The first children of a net of pixels [N, C, ...], and the mean of each of their channels."""
+class Pooled(nn.Module):
+    """The first layers of a net of pixels [N, C, ...], and the mean of each of their channels."""
 
-    def __init__(self, children: Sequence[nn.Module]) -> None:
+    def __init__(self, layers: nn.Module) -> None:
         super().__init__()
-        self.children_ = nn.Sequential(*children)
+        self.layers = layers
 
-    def forward(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.children_(given)
+    def forward(self, given: Tensor, second: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return [N, C] and the pixels."""
+        hidden: Tensor = self.layers(given) if second is None else self.layers(given, second)
         return hidden.flatten(2).mean(2), hidden
+
+
+class _Whole(fx.Tracer):
+    """Traces a net down to the blocks that stand in its lists, which stay whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Blocks are the children of lists; a list in a list is looked into."""
+        above = self.root.get_submodule(module_qualified_name.rpartition(".")[0])
+        block = isinstance(above, LISTS) and not isinstance(m, LISTS)
+        return block or super().is_leaf_module(m, module_qualified_name)
 
 
 def places(module: nn.Module) -> int:
@@ -78,12 +106,7 @@ def places(module: nn.Module) -> int:
     """
     if hasattr(type(module), "halves"):
         return int(module.places())  # type: ignore[operator]
-    if not isinstance(module, nn.Sequential):
-        raise Refused(
-            f"{type(module).__name__} does not say where it could be cut in two: early_exit takes an nn.Sequential, "
-            "and nets with the methods places() and halves(after, inputs)"
-        )
-    return len(_ends(module)) + 1
+    return len(_ends(module, _traced(module))) + 1
 
 
 def cut(module: nn.Module, after: int, inputs: Sequence[str]) -> Halves:
@@ -92,15 +115,31 @@ def cut(module: nn.Module, after: int, inputs: Sequence[str]) -> Halves:
     Raises:
         Refused: there is no such place.
     """
-    count = places(module)
+    own = hasattr(type(module), "halves")
+    graph = fx.Graph() if own else _traced(module)
+    ends = [] if own else _ends(module, graph)
+    count = int(module.places()) if own else len(ends) + 1  # type: ignore[operator]
     if not 0 < after < count:
         where = f"1 to {count - 1}" if count > 1 else "nowhere: it has one block"
         raise Refused(f"a net of {count} blocks that run one after the other can be cut after {where}; got {after}")
-    if not isinstance(module, nn.Sequential):
+    if own:
         halves: Halves = module.halves(after, tuple(inputs))  # type: ignore[operator]
         return halves
-    end = _ends(module)[after - 1]
-    return Halves(_Pooled(list(module)[:end]), nn.Sequential(*list(module)[end:]), ())
+    body, main = _split(module, graph, ends[after - 1])
+    return Halves(Pooled(body), main, ())
+
+
+def place(module: nn.Module, share: float, arguments: tuple[Tensor, ...]) -> int:
+    """Return after which block at most this share of the operations is done; the first where that alone does more.
+
+    Raises:
+        Refused: the net cannot be cut.
+    """
+    found, whole = 1, share * operations(module, arguments)
+    for after in range(1, places(module)):
+        done = operations(cut(module, after, ()).body.eval(), arguments)
+        found = after if done <= whole else found
+    return found
 
 
 def rebuilt(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
@@ -109,13 +148,52 @@ def rebuilt(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
     return halves.main if edit["half"] == "main" else First(halves.body, int(edit["width"]), int(edit["classes"]))
 
 
-def _ends(module: nn.Sequential) -> list[int]:
-    """Return how many children come before each cut: blocks of several layers end one, else pooling layers do."""
-    children = list(module)
-    blocks = [i + 1 for i, child in enumerate(children) if _composed(child)]
-    if len(blocks) > 1:
-        return blocks[:-1]
-    return [i + 1 for i, child in enumerate(children) if isinstance(child, POOLS)]
+def _traced(module: nn.Module) -> fx.Graph:
+    """Return the net's graph; raises Refused where it cannot be traced, or reads no pixels."""
+    if not any(isinstance(layer, nn.modules.conv._ConvNd) for layer in module.modules()):
+        raise Refused(
+            f"{type(module).__name__} does not say where it could be cut in two: that is told of nets of convolutions, "
+            "and by nets with the methods places() and halves(after, inputs)"
+        )
+    try:
+        return _Whole().trace(module)
+    except Exception as error:  # whatever the net's own code raises when it is given proxies
+        first = str(error).strip().partition("\n")[0][:200]
+        raise Refused(
+            f"torch.fx cannot trace {type(module).__name__} ({first or type(error).__name__}); a net can say itself "
+            "where it is cut, by the methods places() and halves(after, inputs)"
+        ) from error
+
+
+def _ends(module: nn.Module, graph: fx.Graph) -> list[fx.Node]:
+    """Return what leaves each block after which the net could be cut: composed blocks, else pooling layers."""
+    called = {node: module.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"}
+    blocks = [node for node, child in called.items() if _composed(child)]
+    ends = blocks[:-1] if len(blocks) > 1 else [node for node, child in called.items() if isinstance(child, POOLS)]
+    return [node for node in ends if _alone(graph, node)]
+
+
+def _alone(graph: fx.Graph, end: fx.Node) -> bool:
+    """Tell whether all that is read behind a node is that node, and what comes later."""
+    nodes = list(graph.nodes)
+    place = nodes.index(end)
+    known = {node for node in nodes[:place] if node.op != "get_attr"}
+    return not any(known & set(node.all_input_nodes) for node in nodes[place + 1 :])
+
+
+def _split(module: nn.Module, graph: fx.Graph, end: fx.Node) -> tuple[nn.Module, nn.Module]:
+    """Return what comes up to a node, and what comes behind it."""
+    nodes = list(graph.nodes)
+    before, behind = nodes[: nodes.index(end) + 1], nodes[nodes.index(end) + 1 :]
+    fixed = [node for node in before if node.op == "get_attr" and set(node.users) & set(behind)]
+    first, main = fx.Graph(), fx.Graph()
+    below: dict[fx.Node, fx.Node] = {}
+    above = {end: main.placeholder("hidden")}
+    for half, copies, wanted in ((first, below, before), (main, above, [*fixed, *behind])):
+        for node in wanted:
+            copies[node] = half.node_copy(node, copies.__getitem__)
+    first.output(below[end])
+    return fx.GraphModule(module, first), fx.GraphModule(module, main)
 
 
 def _composed(child: nn.Module) -> bool:

@@ -36,6 +36,8 @@ EVALUATION_BATCH, LONG_BATCH = 256, 32
 CHECKPOINT_SECONDS = 3.0
 """Training that a kill may cost, but for models whose checkpoint takes longer to write than a share of that."""
 CHECKPOINT_SHARE = 0.03
+FEW_STEPS, FEW_SECONDS = 4, 4.0
+"""Steps by which a step's time is told beforehand, or those that so many seconds allow."""
 TIMED_STEPS, AT_LEAST = 12, 0.75
 """Steps after which the time of the others is known, and the share of it that is sure: a teacher's answers come again.
 """
@@ -57,7 +59,24 @@ def fit(
     """
     around = around or Surroundings()
     with checkpoint.seeded(around.seed, _threads(teacher or module, settings, around)), sound_kernels(module):
-        return _Training(Net.of(module), view, settled(settings, module), around, teacher).run()
+        settings = settled(settings, module, recovering=teacher is not None)
+        return _Training(Net.of(module), view, settings, around, teacher).run()
+
+
+def step_time(module: nn.Module, view: TaskView, settings: Settings, around: Surroundings) -> float:
+    """Return the seconds of a step of training, the least of a few; the module is changed by them.
+
+    Raises:
+        DataError, Refused: as `fit`.
+    """
+    with checkpoint.seeded(around.seed, _threads(module, settings, around)), sound_kernels(module):
+        training, times = _Training(Net.of(module), view, settled(settings, module), around, None), list[float]()
+        _lay_out(training.net, torch.channels_last)
+        while len(times) < FEW_STEPS and sum(times) < FEW_SECONDS:
+            begun = time.monotonic()
+            training._step(len(times))
+            times.append(time.monotonic() - begun)
+    return min(times)
 
 
 def evaluate(module: nn.Module, view: TaskView, split: Split, metric: Metric) -> float:
@@ -220,8 +239,8 @@ class _Training:
         entry = {"epoch": progress.step / self.order.batches, "loss": progress.loss_sum / taken}
         progress.loss_sum = 0.0
         progress.history.append(entry)
-        if self.metric is None:
-            return
+        if self.metric is None or (self.teacher is not None and self.settings.patience is None):
+            return  # what is recovered is measured afterwards, on every example
         value = evaluate(self.net, self.view, "validation", self.metric)
         entry[self.metric.name] = value
         if self.settings.patience is None:

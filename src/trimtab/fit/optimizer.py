@@ -12,17 +12,24 @@ from trimtab.fit.settings import LR, Settings
 
 LARGE, LARGE_LR = 5_000_000, 0.0001
 """Nets with attention and so many weights come pretrained: a high learning rate would undo that."""
+DEEP, DEEP_LR = 20, 0.0005
+"""Nets of so many convolutions come pretrained, too; what is recovered after a cut still knows most of it."""
 CLIP = 1.0
 """For nets whose gradients are known to explode (Pascanu et al. 2013, section 3): with attention or recurrence."""
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
-def settled(settings: Settings, module: nn.Module) -> Settings:
-    """Return the settings with the learning rate and the clipping that suit the net, where they are not set."""
+def settled(settings: Settings, module: nn.Module, recovering: bool = False) -> Settings:
+    """Return the settings with the learning rate and the clipping that suit the net, where they are not set.
+
+    `recovering`: the net was trained before, and a teacher wins back what it lost.
+    """
     attentive = any("attention" in type(m).__name__.lower() for m in module.modules())
     large = attentive and sum(parameter.numel() for parameter in module.parameters()) > LARGE
     clip = CLIP if attentive or any(isinstance(m, RECURRENT) for m in module.modules()) else None
-    return replace(settings, lr=settings.lr or (LARGE_LR if large else LR), clip=settings.clip or clip)
+    deep = recovering and sum(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules()) >= DEEP
+    lr = LARGE_LR if large else DEEP_LR if deep else LR
+    return replace(settings, lr=settings.lr or lr, clip=settings.clip or clip)
 
 
 def optimizer(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:

@@ -54,6 +54,7 @@ class EarlyExit(Pass):
 
     formats: ClassVar = {"torch": "torch"}
     stage: ClassVar[Stage] = "recover"
+    version: ClassVar[int] = 2
     uses: ClassVar[frozenset[Use]] = frozenset({"train", "validation", "seed"})
 
     def __post_init__(self) -> None:

@@ -53,7 +53,7 @@ class Qat(Pass):
 
     formats: ClassVar = {"torch": "torch"}
     stage: ClassVar[Stage] = "recover"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     uses: ClassVar[frozenset[Use]] = frozenset({"train", "validation", "base", "seed"})
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class Qat(Pass):
             came = "none" if base is None else unfit(base) or f"one of format {base.format}"
             raise Refused(f"qat needs a base that is a torch model, to be the teacher; got {came}")
         net = Net.load(model, editable=True)
-        settings = settled(self._settings(), net)
+        settings = settled(self._settings(), net, recovering=True)
         if self.lr is None and not (model.facts.cut or model.facts.quality_loss):
             settings = replace(settings, lr=settings.peak * GENTLE)
         left = attach(net, self.weights, self.activations)

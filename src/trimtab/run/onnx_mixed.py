@@ -100,8 +100,6 @@ def _why(node: onnx.NodeProto, layer: Layer | None, method: str, inside: bool) -
         return "a dynamic convolution is slower than a float one"
     if method == "weights":
         return "it has too few weights to matter"
-    if method == "nncf":
-        return "NNCF's quantizer leaves it: a kind, or a place in a pattern such as squeeze-and-excite, that it keeps"
     if method == "static" and node.op_type == "Attention":
         return "a fused attention is quantized dynamically only"
     return "onnxruntime's quantizer leaves it"

@@ -70,12 +70,8 @@ def static(model: onnx.ModelProto, ranges: Ranges, settings: Settings) -> onnx.M
         {"WeightSymmetric": True, "ActivationSymmetric": False},
     )
     quantizer.quantize_model()
-    return with_dynamic_lstm(model, _finished(quantizer.model), settings)
-
-
-def with_dynamic_lstm(before: onnx.ModelProto, after: onnx.ModelProto, settings: Settings) -> onnx.ModelProto:
-    """Return a statically quantized model with its LSTMs, which no static quantizer takes, quantized dynamically."""
-    recurrent = any(layer.kind == "LSTM" for layer in onnx_layers.layers(before))
+    after = _finished(quantizer.model)
+    recurrent = any(layer.kind == "LSTM" for layer in onnx_layers.layers(model))
     return dynamic(after, settings, ("LSTM",)) if recurrent else after
 
 
