@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from trimtab.candidates import Candidate, Predictor, cuts, expect
 from trimtab.chance import expected_chance
 from trimtab.errors import CorruptFile, DataError, OutputError, WorkerDied, WorkerHung
 from trimtab.passes import Overrun
+from trimtab.passes.distill import Distill
 from trimtab.recipe import Bound, bind
 from trimtab.search import (
     WORTH_TESTING,
@@ -28,7 +30,9 @@ from trimtab.search import (
 from trimtab.tasks import open_task
 from trimtab.values.facts import Facts
 from trimtab.values.figure import Figure
+from trimtab.values.machine import Machine
 from trimtab.values.promise import Limit, Promise
+from trimtab.values.tab import Tab
 from trimtab.verify import Judgement
 from workbench import Narrow, Stem, quick
 
@@ -318,6 +322,7 @@ def test_what_goes_wrong_becomes_a_status_and_a_reason(error, status):
     found = search()
     found.base = SimpleNamespace(seconds=0.0, model=SimpleNamespace(facts=FACTS))
     found.predictor = SimpleNamespace(figures=lambda candidate: {})
+    found.expected_seconds = lambda candidate: 1.0
     found.bench.lost_base = False
     found.workshop = Broken(error)
     ended = found.attempt(Candidate(Bound((Narrow(16),), bind("@ null").runtime), FACTS))
@@ -332,14 +337,44 @@ def test_what_is_given_up_early_tells_how_long_its_like_takes():
     found = search()
     found.base = SimpleNamespace(seconds=0.0, model=SimpleNamespace(facts=FACTS))
     found.predictor = SimpleNamespace(figures=lambda candidate: {})
+    found.expected_seconds = lambda candidate: 1.0
     overrun = copy.copy(Overrun(1000.0, 10.0))  # as it comes from another process, where there are workers
     found.workshop = Broken(overrun)
     ended = found.attempt(Candidate(Bound((Narrow(16),), bind("@ null").runtime), FACTS))
     assert (ended.status, ended.reason) == (
         "fault",
-        "given up early: about 1000 s more are needed, 10 s are left",
+        "given up early: about 1000 s more are needed, 10 s are allowed",
     )
     assert found._corrected(Narrow(8), 1.0) * found._guess(Narrow(16), FACTS) > 999
+
+
+def test_a_recovery_that_takes_far_longer_than_expected_is_put_off_once(tmp_path):
+    found = search()
+    found.base = SimpleNamespace(seconds=0.0, model=SimpleNamespace(facts=FACTS))
+    found.predictor = SimpleNamespace(figures=lambda candidate: {})
+    found.expected_seconds, found.workshop = (lambda candidate: 30.0), Broken(Overrun(300.0, 60.0))
+    slow = Candidate(Bound((Narrow(16),), bind("@ null").runtime), FACTS)
+    found.waiting = [slow]
+    found.ranked = lambda seconds_left: [slow] if len(found.slowness.get("narrow", [])) < 2 else []
+    begun, allowed = time.monotonic(), []
+    found.tell = lambda search, doing: allowed.append(search.workshop.patience)
+    with Tab.open(tmp_path) as found.tab:
+        found.run(math.inf)
+    assert [trial.status for trial in found.trials] == ["fault"], "its first attempt is not listed beside its second"
+    assert found.waiting == [], "it was patiently tried, and there is no third attempt"
+    assert found.workshop.patience is None
+    assert allowed[1] == pytest.approx(begun + 60.0, abs=5.0)
+    assert found._corrected(Narrow(8), 1.0) * found._guess(Narrow(16), FACTS) > 299
+
+
+def test_guesses_about_training_go_at_the_pace_of_the_base():
+    found = search()
+    found.pace = 3.0
+    found.workshop = SimpleNamespace(machine=Machine("m", 1, (), peak_gflops={"fp32": 50.0}))
+    train, export = Distill(steps=100), SimpleNamespace(stage="export", seconds=lambda facts, machine: 2.0)
+    told = train.seconds(FACTS, found.workshop.machine)
+    assert found._guess(train, FACTS) == pytest.approx(max(3 * told, 0.1))
+    assert found._guess(export, FACTS) == 2.0
 
 
 def recorded(**changes):

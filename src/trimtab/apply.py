@@ -68,6 +68,8 @@ class Workshop:
     threads: int = 1
     deadline: float | None = None
     """A `time.monotonic()` past which passes stop."""
+    patience: float | None = None
+    """A `time.monotonic()` past which a recovery that has long to go is given up."""
     trust: bool = False
     """Whether model folders may run code that only they name."""
     progress: Callable[[str, float], None] = field(default=quiet)
@@ -174,6 +176,7 @@ class Workshop:
                 seed=self.seed,
                 threads=self.threads,
                 deadline=self.deadline,
+                patience=self.patience,
                 keep=self.store.keep(key),
                 statistics=self.statistics(made, step.wants()),
                 make=lambda text: self.apply(made, bind(text).passes, base or made).model,

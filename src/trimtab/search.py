@@ -49,6 +49,8 @@ USUAL_TOLERANCE = 0.02
 """The loss, as a share, that is taken to be allowed where no promise says."""
 STATUSES = ("measured", "dropped", "refused", "failed")
 """How a trial can end that is not tried again."""
+PATIENCE = 2.0
+"""Times the expected duration after which a recovery that has long to go is put off; taken up again, it may end."""
 BROKEN = 1e6
 """How many times dearer a base that breaks a limit counts than it is."""
 MEASURING = "measuring"
@@ -103,6 +105,8 @@ class Trial:
     judgements: tuple[Judgement, ...] = ()
     loss: float | None = None
     """Loss of quality seen on validation, as a share; of a dropped one as far as it was scored."""
+    put_off: bool = False
+    """It takes so much longer than expected that others come first."""
     refused_at: int = 0
     """The step that refused, counted from 1; 0 where none did, or the runtime."""
 
@@ -162,6 +166,8 @@ class Search:
     """Pass -> its stage, of those whose time was seen."""
     _sealed_errors: dict[str, list[float]] = field(default_factory=dict)
     """Kind of recipe -> standard errors to expect on the test split, read off those measured."""
+    _patient: set[str] = field(default_factory=set)
+    """Candidates that were put off once, and may end now."""
     _went_on: set[tuple[str, bool]] = field(default_factory=set)
     """Structures from which candidates go on, and whether deeper."""
 
@@ -190,6 +196,9 @@ class Search:
             trial = self.attempt(best[0])
             self.tab.append("candidate", **trial.to_json(), elapsed_s=self.clock())
             self._take(trial)
+            if trial.put_off:
+                self._patient.add(trial.candidate.name)
+                self.waiting.append(trial.candidate)
 
     def next(self, seconds_left: float) -> Candidate | None:
         """Return the candidate with the largest expected gain a second that the time left allows, or None."""
@@ -321,7 +330,8 @@ class Search:
 
     def attempt(self, candidate: Candidate) -> Trial:
         """Make and measure one candidate; whatever goes wrong becomes its status and reason."""
-        start = time.monotonic()
+        start, patient = time.monotonic(), candidate.name in self._patient
+        self.workshop.patience = None if patient else start + PATIENCE * self.expected_seconds(candidate)
         trial = Trial(candidate, "fault", predicted=self.predictor.figures(candidate))
         try:
             made = self._make(candidate)
@@ -332,6 +342,9 @@ class Search:
             trial = replace(trial, measured_seconds=time.monotonic() - begun)
         except OutputError:
             raise
+        except Overrun as error:
+            spent = time.monotonic() - start
+            trial = replace(trial, reason=one_line(error), put_off=not patient, trained_seconds=spent)
         except (MemoryError, TimeoutError, SessionError, OSError) as error:
             passing = not isinstance(error, WorkerDied) or self.bench.lost_base
             status = "fault" if passing else "failed"
@@ -463,11 +476,14 @@ class Search:
         return judgements, chance_of_passing(judgements, self._ratio, self.aim.confidence, usual)
 
     def _take(self, trial: Trial) -> None:
-        self.trials.append(trial)
+        name = trial.candidate.name
+        spent = sum(one.trained_seconds for one in self.trials if one.candidate.name == name)  # before it was put off
+        trial = replace(trial, trained_seconds=trial.trained_seconds + spent)
+        self.trials = [*(one for one in self.trials if one.candidate.name != name), trial]
         if trial.refused_at:
             self._refuse_alike(trial)
         for queue in (self.first, self.waiting):
-            queue[:] = [candidate for candidate in queue if candidate.name != trial.candidate.name]
+            queue[:] = [candidate for candidate in queue if candidate.name != name]
         if trial.status == "measured" and trial.measured_seconds:
             guess = self._measuring(trial.candidate, trial.figures["latency_ms"].value)
             self.slowness.setdefault(MEASURING, []).append(trial.measured_seconds / guess)

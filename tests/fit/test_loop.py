@@ -12,13 +12,14 @@ from torch import nn
 
 from trimtab.errors import DataError, Refused
 from trimtab.fit.checkpoint import CHECKPOINT_FILE
-from trimtab.fit.loop import TIMED_STEPS, evaluate, fit
+from trimtab.fit.loop import TIMED_STEPS, evaluate, fit, step_time
 from trimtab.fit.optimizer import settled
 from trimtab.fit.settings import Settings, Surroundings
 from trimtab.values.task import TaskView
 
 SETTINGS = Settings(epochs=3, batch=64, lr=0.01, clip=5.0)
 LONGER = Settings(epochs=8, lr=0.01)
+SETTINGS_OPEN = Settings(steps=8)
 
 
 def net(seed=0):
@@ -242,3 +243,24 @@ def test_killed_training_goes_on_to_the_same_bits(tmp_path):
         assert not (tmp_path / "broken.safetensors").exists()
     start("broken", "broken.safetensors").communicate(timeout=200)
     assert (tmp_path / "broken.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def test_the_time_of_a_step_is_that_of_steps_that_were_taken(view, monkeypatch):
+    module, times = net(), iter([0.0, 9.0, 10.0, 12.0, 20.0, 21.5, 30.0, 34.0])
+    before = state(module)
+    monkeypatch.setattr("trimtab.fit.loop.time.monotonic", lambda: next(times))
+    assert step_time(module, view, SETTINGS, Surroundings(seed=3)) == 9.0, "one step took more than all may"
+    assert not same(before, state(module))
+    times = iter([0.0, 0.3, 1.0, 1.2, 2.0, 2.5, 3.0, 3.4])
+    assert step_time(module, view, SETTINGS, Surroundings(seed=3)) == pytest.approx(0.2)
+
+
+def test_recoveries_are_gentle_with_deep_nets_and_are_not_evaluated_on_the_way(view):
+    deep = nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(20)), nn.Flatten(), nn.LazyLinear(10))
+    deep(torch.zeros(1, 1, 8, 8))
+    assert settled(SETTINGS_OPEN, deep, recovering=True).lr < settled(SETTINGS_OPEN, deep).lr
+    assert settled(SETTINGS_OPEN, net(), recovering=True).lr == settled(SETTINGS_OPEN, net()).lr
+    told = fit(net(1), view, Settings(steps=3, batch=64), Surroundings(seed=3), net())
+    assert "accuracy" not in told.history[-1]
+    patient = fit(net(1), view, Settings(steps=3, batch=64, patience=1), Surroundings(seed=3), net())
+    assert "accuracy" in patient.history[-1]

@@ -8,6 +8,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trimtab.errors import Refused
+from trimtab.fit import halves
+from trimtab.fit.halves import Halves
 from trimtab.values.model import Signature
 
 TIME, LENGTH = "time", "length"
@@ -20,6 +23,17 @@ class Resized(nn.Module):
         super().__init__()
         self.inner, self.dense = inner, dense
         self.sizes = [None if size is None else (int(size[0]), int(size[1])) for size in sizes]
+
+    def places(self) -> int:
+        """Return how many blocks of the net run one after the other; see `trimtab.fit.halves`."""
+        return halves.places(self.inner)
+
+    def halves(self, after: int, inputs: Sequence[str]) -> Halves:
+        """Return the halves of the net, the first of which reads smaller images."""
+        if self.dense:
+            raise Refused("a net whose answers get the size of its images back cannot be cut in two")
+        body, main, takes = halves.cut(self.inner, after, inputs)
+        return Halves(Resized(body, self.sizes, False), main, takes)
 
     def forward(self, *inputs: Tensor) -> Any:
         """Return what the net gives for the smaller images."""

@@ -36,12 +36,16 @@ def quiet(what: str, share: float) -> None:
     """Show no progress."""
 
 
+SOON = 10.0
+"""Seconds to go for which nothing is given up that has taken long already."""
+
+
 class Overrun(TimeoutError):
     """What was begun would not end in time; it is given up early, so that its time can be used otherwise."""
 
     def __init__(self, needed_s: float, left_s: float) -> None:
         self.needed_s, self.left_s = needed_s, left_s
-        super().__init__(f"given up early: about {needed_s:.0f} s more are needed, {max(left_s, 0):.0f} s are left")
+        super().__init__(f"given up early: about {needed_s:.0f} s more are needed, {max(left_s, 0):.0f} s are allowed")
 
     def __reduce__(self) -> tuple[type[Overrun], tuple[float, float]]:
         return Overrun, (self.needed_s, self.left_s)
@@ -63,6 +67,8 @@ class Context:
     """0 means no limit."""
     deadline: float | None = None
     """A `time.monotonic()` past which the pass should raise TimeoutError; its checkpoints stay."""
+    patience: float | None = None
+    """A `time.monotonic()` past which a recovery that has long to go is given up: its time can be used otherwise."""
     keep: Path | None = None
     """A folder that survives a killed run: checkpoints of this very step, for exact resume."""
     statistics: Statistics = field(default_factory=dict)
@@ -77,8 +83,9 @@ class Context:
         left = math.inf if self.deadline is None else self.deadline - time.monotonic()
         if left < 0:
             raise TimeoutError("the time given to this step is over")
-        if needed_s > left:
-            raise Overrun(needed_s, left)
+        hoped = math.inf if self.patience is None else max(self.patience - time.monotonic(), SOON)
+        if needed_s > min(left, hoped):
+            raise Overrun(needed_s, min(left, hoped))
 
 
 @dataclass(frozen=True)
