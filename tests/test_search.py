@@ -357,7 +357,7 @@ def test_a_recovery_that_takes_far_longer_than_expected_is_put_off_once(tmp_path
     found.waiting = [slow]
     found.ranked = lambda seconds_left: [slow] if len(found.slowness.get("narrow", [])) < 2 else []
     begun, allowed = time.monotonic(), []
-    found.tell = lambda search, doing: allowed.append(search.workshop.patience)
+    found.tell = lambda search, doing: allowed.append(getattr(search.workshop, "patience", None))
     with Tab.open(tmp_path) as found.tab:
         found.run(math.inf)
     assert [trial.status for trial in found.trials] == ["fault"], "its first attempt is not listed beside its second"

@@ -26,6 +26,8 @@ UPDATE_SECONDS = 8e-9
 """A step's cost for each parameter of an embedding: a gradient for all rows, and an optimizer that moves them all."""
 STEPS_AN_EPOCH = 125
 """Of the small data sets on which recovery was seen."""
+SHALLOW = 16
+"""Convolutions up to which a net recovers so quickly; deeper ones take as many times more steps as they are deeper."""
 SHARED = 1e8
 """Operations of a layer in a step from which sharing it out among threads pays: waking them costs about a millisecond.
 
@@ -83,7 +85,7 @@ def precision_of(facts: Facts, machine: Machine) -> str:
     return "bf16" if has and facts.operations > 20_000_000 else "fp32"
 
 
-def still_lost(epochs: float, steps: int | None = None) -> float:
+def still_lost(epochs: float, steps: int | None = None, convolutions: int = 0) -> float:
     """Return the share of a loss expected to be left after a recovery; `steps` replaces `epochs`.
 
     Each epoch wins back four fifths of what is still lost, but a few hundredths go slowly: seen on small residual nets,
@@ -91,6 +93,8 @@ def still_lost(epochs: float, steps: int | None = None) -> float:
 
     >>> [round(still_lost(epochs), 4) for epochs in (0, 1, 4, 32)]
     [1.0, 0.23, 0.0091, 0.0009]
+    >>> [round(still_lost(0, 256, deep), 3) for deep in (9, 48)]
+    [0.052, 0.363]
     """
-    epochs = steps / STEPS_AN_EPOCH if steps else epochs
+    epochs = (steps / STEPS_AN_EPOCH if steps else epochs) / max(1.0, convolutions / SHALLOW)
     return min(1.0, math.pow(0.2, epochs) + 0.03 / max(epochs, 1.0))

@@ -78,7 +78,7 @@ class Distill(Pass):
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect the more to be won back, the longer it takes."""
-        lost, whole = facts.quality_loss * still_lost(self.epochs, self.steps), facts.whole
+        lost, whole = facts.quality_loss * still_lost(self.epochs, self.steps, facts.layers.get("conv", 0)), facts.whole
         if facts.cut:
             whole = max(whole, round(uncut(facts)))
         return replace(facts, cut=0.0, whole=whole, quality_loss=lost)

@@ -72,7 +72,9 @@ class Qat(Pass):
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect what distillation wins back; weights on a grid cost a little themselves."""
-        lost = facts.quality_loss * still_lost(self.epochs, self.steps) + 0.001 * 4.0 ** (8 - self.weights)
+        lost = facts.quality_loss * still_lost(self.epochs, self.steps, facts.layers.get("conv", 0)) + 0.001 * 4.0 ** (
+            8 - self.weights
+        )
         return replace(facts, cut=0.0, quality_loss=min(1.0, lost))
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:

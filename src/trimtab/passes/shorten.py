@@ -27,7 +27,7 @@ from trimtab.values.model import Model, Single
 
 CONVOLUTIONS = 8
 """Fewest layers of a net that has blocks to spare."""
-LOSS = 0.25
+LOSS = 0.35
 """Share of the score lost at no blocks at all, before any recovery; it falls with the square of what is gone."""
 RIDGE = 1e-3
 """Weight of the head's squares in the least squares, as a share of those of a feature."""
@@ -112,7 +112,7 @@ class Shorten(Pass):
         name = next(iter(model.parts))
         saved = artefact.save(short, context.scratch / name, part.signature, build, edits, batch)
         cut = 1 - (1 - part.facts.cut) * saved.facts.operations / max(1, part.facts.operations)
-        loss = min(1.0, part.facts.quality_loss + LOSS * (1 - self.share) ** 2)
+        loss = self.predict(part.facts, context.machine).quality_loss
         saved = replace(saved, facts=replace(saved.facts, cut=cut, quality_loss=loss))
         return model.map_parts({name: saved}, notes={**model.notes, "shorten": {"after": after}})
 
