@@ -170,6 +170,19 @@ def test_a_bolder_bet_gains_only_where_the_surer_ones_pass():
     assert middle == pytest.approx((expected_chance(0.02, 0.01, 0.0014, 0.95) - 0.5) * math.log(4 / 3), rel=0.05)
 
 
+def test_an_unsure_form_of_a_net_does_not_hide_how_a_sure_one_could_be_served():
+    bold = trial(1.0, 0.15)
+    found = search(trial(4.0, 0.99), bold)
+    other = Candidate(Bound((), bind("@ null(delay_ms=3)").runtime), FACTS)
+    assert other.structure == bold.candidate.structure
+    found.predictor = SimpleNamespace(
+        figures=lambda one: {"latency_ms": Figure("latency_ms", 3.0, "ms", 3.0, 3.0)}, loss=lambda one: (0.0, 0.002)
+    )
+    assert found.expected_gain(other, found.bars) > 0.1
+    found.trials[1] = replace(bold, chance=0.99)
+    assert found.expected_gain(other, found.bars) == pytest.approx(0.0, abs=1e-3)
+
+
 def test_what_the_test_split_cannot_tell_counts_against_what_is_near_the_tolerance():
     found = search()
     found.predictor = SimpleNamespace(

