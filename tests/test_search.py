@@ -171,10 +171,9 @@ def test_a_bolder_bet_gains_only_where_the_surer_ones_pass():
 
 
 def test_an_unsure_form_of_a_net_does_not_hide_how_a_sure_one_could_be_served():
-    bold = trial(1.0, 0.15)
+    bold, other = trial(1.0, 0.15), Candidate(Bound((Stem(),), bind("@ null(delay_ms=3)").runtime), FACTS)
+    bold = replace(bold, candidate=other)
     found = search(trial(4.0, 0.99), bold)
-    other = Candidate(Bound((), bind("@ null(delay_ms=3)").runtime), FACTS)
-    assert other.structure == bold.candidate.structure
     found.predictor = SimpleNamespace(
         figures=lambda one: {"latency_ms": Figure("latency_ms", 3.0, "ms", 3.0, 3.0)}, loss=lambda one: (0.0, 0.002)
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnx_toys import MODERN, Figures, Sequences, Texts, bert, convolutional, recurrent
+from onnx_toys import CLASSES, MODERN, PROTOTYPES, Figures, Sequences, Texts, bert, convolutional, recurrent, write
 from trimtab import machines
 from trimtab.errors import DataError, MissingExtra, Refused
 from trimtab.passes import Context, _bits
@@ -137,3 +137,24 @@ def test_a_graph_that_nncf_cannot_read_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(nncf, "quantize", fails)
     with pytest.raises(Refused, match=r"NNCF cannot take this model: no such operator$"):
         run(convolutional(tmp_path / "float"), tmp_path, TaskView(Figures()), {})
+
+
+@pytest.mark.slow
+def test_layers_whose_names_openvino_changes_are_told_by_what_follows(tmp_path):
+    pytest.importorskip("nncf")
+    nodes = [
+        ("Conv", "image filters", "c", {"pads": [1, 1, 1, 1]}),
+        ("Mul", "c scale", "n", {}),
+        ("Add", "n shift", "r", {}),
+        ("Relu", "r", "a", {}),
+        ("GlobalMaxPool", "a", "p", {}),
+        ("Flatten", "p", "f", {}),
+        ("Gemm", "f head", "output", {"transB": 1}),
+    ]
+    weights = {
+        "filters": PROTOTYPES / 64, "scale": np.full((1, CLASSES, 1, 1), 2.0, np.float32),
+        "shift": np.full((1, CLASSES, 1, 1), 0.1, np.float32), "head": np.eye(CLASSES, dtype=np.float32),
+    }  # fmt: skip
+    after = run(write(tmp_path / "float", nodes, weights), tmp_path / "int8", TaskView(Figures()), SAFE)
+    assert after.notes["nncf"]["left_in_float"] == []
+    assert after.notes["nncf"]["quantized"] == 2

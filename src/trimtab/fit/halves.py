@@ -76,7 +76,7 @@ class Pupil(nn.Module):
 
 
 class Pooled(nn.Module):
-    """The first layers of a net of pixels [N, C, ...], and the mean of each of their channels."""
+    """The first layers of a net of pixels [N, C, ...], and the mean of each of their channels; what has none stays."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Pooled(nn.Module):
     def forward(self, given: Tensor, second: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return [N, C] and the pixels."""
         hidden: Tensor = self.layers(given) if second is None else self.layers(given, second)
-        return hidden.flatten(2).mean(2), hidden
+        return hidden.flatten(2).mean(2) if hidden.ndim > 2 else hidden, hidden
 
 
 class _Whole(fx.Tracer):

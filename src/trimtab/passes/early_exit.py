@@ -34,7 +34,8 @@ GOING_ON = 0.3
 """Share of examples expected to go on."""
 CONVOLUTIONS = 4
 """Fewest layers of a convolutional net that an exit is worth trying on."""
-BLOCKS = 4
+BLOCKS, HALF = 4, 0.5
+"""Fewest blocks of any other net, and the share of the operations before an exit where nothing else is said."""
 LR, BATCH = 0.01, 32
 """Of the exit, a linear layer on fixed features."""
 TOLERANCE = 1e-4
@@ -46,7 +47,7 @@ class EarlyExit(Pass):
     """Adds an exit after block `after`, taken where its answer is sure."""
 
     after: int | None = None
-    """Blocks before the exit, counted from 1; half of them, rounded up, unless given."""
+    """Blocks before the exit, counted from 1; those that hold at most half of the operations, unless given."""
     loss: float = 0.002
     """Share of examples that may be wrong in addition, on validation data."""
     steps: int = 512
@@ -155,7 +156,7 @@ class _Cut:
         if [spec.name for spec in part.signature.outputs] != ["output"] or len(given) > 2:
             raise Refused("early_exit takes a net of one or two inputs that gives one tensor, `output`")
         inputs, blocks = [spec.name for spec in part.signature.inputs], halves.places(module)
-        after = after or (blocks + 1) // 2
+        after = after or halves.place(module, HALF, given)
         expected = module(*given)
         body, main, takes = halves.cut(module, after, inputs)
         pooled, hidden = body.eval()(*given)

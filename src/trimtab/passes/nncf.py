@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +36,9 @@ LOSS = {8: 0.002, 7: 0.003}
 """Loss that is usual by bits of the weights, as a share."""
 BEGINNING_S, WALKS = 5.0, 3
 """Seconds it takes whatever the net, and how many times it runs the net on each example."""
+PRODUCTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
+SCALED = ("Mul", "Add", "BatchNormalization")
+"""What may follow a layer in a graph and be one with it in OpenVINO."""
 FOLDED = "/WithoutBiases"
 """What OpenVINO adds to the name of a layer whose bias it takes out."""
 KEPT = "NNCF leaves it: a kind, or a place in a pattern such as squeeze-and-excite, that it keeps in float"
@@ -54,6 +57,7 @@ class Nncf(Pass):
 
     formats: ClassVar[Mapping[str, str]] = {"onnx": "openvino"}
     stage: ClassVar[Stage] = "precision"
+    version: ClassVar[int] = 2
     uses: ClassVar[frozenset[Use]] = frozenset({"train", "seed", "machine"})
 
     def __post_init__(self) -> None:
@@ -158,10 +162,10 @@ class _Work:
         import nncf
         import openvino
 
-        network = openvino.Core().read_model(io.BytesIO(self.prepared.SerializeToString()))
+        network = openvino.convert_model(io.BytesIO(self.prepared.SerializeToString()))
         meant = network.clone()
-        names = {node.get_friendly_name() for node in network.get_ops()}
-        ignored = [own for layer in self.layers if layer.name in self.left for own in self._named(layer) & names]
+        named = self._named(network)
+        ignored = [named[name] for name in self.left if name in named]
         fix = nncf.quantization.advanced_parameters.OverflowFix
         layers = self.part.facts.layers
         quantized = nncf.quantize(
@@ -176,7 +180,7 @@ class _Work:
             ),
         )
         coded = {node.get_friendly_name() for node in quantized.get_ops() if _coded(node)}
-        floats = [layer for layer in self.layers if not self._named(layer) & coded]
+        floats = [layer for layer in self.layers if named.get(layer.name, "") not in coded]
         notes = {
             "quantized": len(coded),
             "left_in_float": [{"layer": x.name, "kind": x.kind, "why": self.left.get(x.name, KEPT)} for x in floats],
@@ -184,9 +188,33 @@ class _Work:
         }
         return self._saved(quantized, folder), notes
 
-    def _named(self, layer: onnx_layers.Layer) -> set[str]:
-        """Return what OpenVINO may call a layer: its name, it without a bias, or the output of the graph it gives."""
-        return {layer.name, layer.name + FOLDED, self.prepared.graph.node[layer.index].output[0]}
+    def _named(self, network: Any) -> dict[str, str]:
+        """Return layer -> what OpenVINO calls it; where a factor moved into its weights, the sum behind it tells."""
+        owner = {name: layer.name for layer in self.layers for name in self._alike(layer)}
+        found: dict[str, str] = {}
+        for node in network.get_ordered_ops():
+            if node.get_type_name() in PRODUCTS:
+                own = node.get_friendly_name()
+                behind = [taker.get_node().get_friendly_name() for taker in node.output(0).get_target_inputs()]
+                known = [owner[name] for name in (own.removesuffix(FOLDED), *behind) if name in owner]
+                found |= dict.fromkeys(known[:1], own)
+        return found
+
+    def _alike(self, layer: onnx_layers.Layer) -> Iterator[str]:
+        """Yield names that tell of a layer: its own, and those of factors and biases that alone read it."""
+        graph = self.prepared.graph
+        held = {tensor.name for tensor in graph.initializer}
+        takers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                takers.setdefault(name, []).append(node)
+        node = graph.node[layer.index]
+        while True:
+            yield from (node.name, node.output[0])
+            behind = takers.get(node.output[0], [])
+            if len(behind) != 1 or behind[0].op_type not in SCALED or not held & set(behind[0].input):
+                return
+            node = behind[0]
 
     def _saved(self, network: Any, folder: Path) -> Part:
         import openvino
@@ -211,7 +239,7 @@ def _recurrent(layers: Mapping[str, int]) -> bool:
 
 def _coded(node: Any) -> bool:
     """Tell whether a node of OpenVINO's multiplies by weights that are held in few bits."""
-    if node.get_type_name() not in ("Convolution", "GroupConvolution", "MatMul", "ConvolutionBackpropData"):
+    if node.get_type_name() not in PRODUCTS:
         return False
     source = node.input_value(1).get_node()
     while source.get_type_name() in ("Multiply", "Subtract", "Convert", "Reshape", "Transpose", "FakeQuantize"):

@@ -125,7 +125,11 @@ class Shorten(Pass):
     @torch.no_grad()
     def _seen(self, module: nn.Module, after: int, context: Context) -> tuple[Tensor, Tensor]:
         """Return what comes out of the block, pooled [n, W], and the net's answers [n, K], of training examples."""
-        body, main, _ = halves.cut(module, after, ())
+        body, main, takes = halves.cut(module, after, ())
+        if takes:
+            raise Refused(
+                f"shorten takes a net whose later blocks read nothing but the earlier, not {', '.join(takes)}"
+            )
         features, answers = [], []
         for batch in context.task.batches("train", BATCH, self.samples):
             context.check_time()
