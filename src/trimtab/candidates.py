@@ -210,7 +210,7 @@ class Predictor:
     def _speed_case(self, candidate: Candidate) -> Case:
         runtime, facts = candidate.bound.runtime, candidate.facts
         name = runtime.name() if runtime else ""
-        precision = f"{facts.weight_bits < 32} {facts.activation_bits < 16} {facts.dynamic}"
+        precision = f"{facts.format} {facts.weight_bits < 32} {facts.activation_bits < 16} {facts.dynamic}"
         groups = {
             "all": "",
             "runtime": name,
