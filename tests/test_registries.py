@@ -328,6 +328,7 @@ HF = (encoder, "texts")
 SLOW.append(HF)
 SLOW += [("resnet", "cascade(first='prune(0.5) | distill(steps=2)', loss=0.9)")]
 SLOW += [("resnet", "early_exit(steps=2, loss=0.9)")]
+SLOW += [("resnet onnx", "nncf(samples=16)"), ("mlp onnx", "nncf(weights=7, samples=16)")]
 ZOO = {"gru": "sequences", "lstm": "sequences", "mlp": "toy", "resnet": "digits", "vgg": "digits"}
 ZOO |= {"transformer": "sequences", "neumf": "movielens", "two_tower": "movielens", "g2p": "cmudict"}
 ZOO |= {"efficientnet_lite0": "fashion_mnist"}
@@ -373,6 +374,7 @@ PASSES = {
     "early_exit": [("resnet", "early_exit(steps=2, loss=0.9)")],
     "fuse": [("transformer onnx", "fuse")],
     "low_rank": [("transformer", "low_rank"), ("transformer", "low_rank(energy=0.9)")],
+    "nncf": [("resnet onnx", "nncf(samples=16)"), ("mlp onnx", "nncf(weights=7, samples=16)")],
     "onnx": [("mlp", "onnx"), ("resnet", EXPORT), ("gru", EXPORT)],
     "prune": [
         ("mlp", "prune"),
@@ -386,6 +388,7 @@ PASSES = {
         ("mlp onnx", "quantize(weights=7, samples=16, calibration='percentile')"),
         ("mlp onnx", "quantize(method='dynamic')"),
     ],
+    "shorten": [("resnet", "shorten"), ("wide images", "shorten(share=0.7, samples=8)")],
     "loop": [("greedy", "loop")],
     "unroll": [("stepwise", "unroll")],
     "simplify": [("resnet onnx", "simplify"), ("gru onnx", "simplify(batch=1)")],

@@ -37,6 +37,7 @@ LOSS = {8: 0.002, 7: 0.003}
 BEGINNING_S, RATE = 5.0, 2e10
 """Seconds it takes whatever the net, and multiply-accumulates a second at which it calibrates, as seen on two cores."""
 PRODUCTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
+ENDS = ("Parameter", "Result")
 SCALED = ("Mul", "Add", "BatchNormalization")
 """What may follow a layer in a graph and be one with it in OpenVINO."""
 FOLDED = "/WithoutBiases"
@@ -57,7 +58,7 @@ class Nncf(Pass):
 
     formats: ClassVar[Mapping[str, str]] = {"onnx": "openvino"}
     stage: ClassVar[Stage] = "precision"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     uses: ClassVar[frozenset[Use]] = frozenset({"train", "seed", "machine"})
 
     def __post_init__(self) -> None:
@@ -219,6 +220,9 @@ class _Work:
     def _saved(self, network: Any, folder: Path) -> Part:
         import openvino
 
+        for number, node in enumerate(network.get_ordered_ops()):  # its own names count on from one model to the next
+            if node.get_type_name() not in ENDS:
+                node.set_friendly_name(f"{node.get_type_name()}_{number}")
         folder.mkdir(parents=True, exist_ok=True)
         openvino.save_model(network, folder / openvino_files.MODEL, compress_to_fp16=False)
         before = self.part.facts
