@@ -49,11 +49,11 @@ class Nested(nn.Module):
 
 
 def test_deep_nets_get_two_depths(machine):
-    facts = Facts("torch", 1000, 1000, {"conv": 9}, operations_by={"conv": 1000}, parameters_by={"conv": 1000})
+    facts = Facts("torch", 1000, 1000, {"conv": 25}, operations_by={"conv": 1000}, parameters_by={"conv": 1000})
     assert Shorten.choices(facts, machine) == (Shorten(share=0.6), Shorten(share=0.4))
-    assert Shorten.choices(Facts("torch", 1000, 1000, {"conv": 3}), machine) == ()
+    assert Shorten.choices(Facts("torch", 1000, 1000, {"conv": 9}), machine) == ()
     after = Shorten(share=0.4).predict(facts, machine)
-    assert (after.operations, after.operations_by, after.layers) == (400, {"conv": 400}, {"conv": 4})
+    assert (after.operations, after.operations_by, after.layers) == (400, {"conv": 400}, {"conv": 10})
     assert after.cut == pytest.approx(0.6)
     assert 0 < Shorten(share=0.6).predict(facts, machine).quality_loss < after.quality_loss < 0.2
     assert Shorten.choices(after, machine) == ()

@@ -25,8 +25,8 @@ from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
 from trimtab.values.model import Model, Single
 
-CONVOLUTIONS = 8
-"""Fewest layers of a net that has blocks to spare."""
+CONVOLUTIONS = 20
+"""Fewest layers of a net that has blocks to spare; small ones that were trained for their task need all of theirs."""
 LOSS = 0.35
 """Share of the score lost at no blocks at all, before any recovery; it falls with the square of what is gone."""
 RIDGE = 1e-3
