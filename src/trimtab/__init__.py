@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 _HOMES = {"trim": "trimtab.api", "load": "trimtab.pack", "Task": "trimtab.values.task"}
 
 
-if (
-    "openvino" not in sys.modules
-):  # it reports its use to its maker whenever it is imported, unless the sender is missing
+# OpenVINO reports its use to its maker whenever it is imported, unless the sender is missing.
+if "openvino" not in sys.modules:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 

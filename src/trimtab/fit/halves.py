@@ -48,31 +48,24 @@ class Short(nn.Module):
 
     def __init__(self, first: First) -> None:
         super().__init__()
-        self.body, self.exit = first.body, first.exit
+        self.first = first
 
     def forward(self, given: Tensor, second: Tensor | None = None) -> Tensor:
         """Return the exit's answer [N, classes]."""
-        pooled: Tensor = (self.body(given) if second is None else self.body(given, second))[0]
-        answer: Tensor = self.exit(pooled)
+        answer: Tensor = self.first(given, second)[0]
         return answer
 
 
-class Pupil(nn.Module):
+class Pupil(Short):
     """The first half while its exit learns: the blocks stay as they are, batch norms included."""
 
     def __init__(self, first: First) -> None:
-        super().__init__()
-        self.first = first
+        super().__init__(first)
         first.body.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Pupil:
         """Stay in eval mode: nothing but the exit's weights may change."""
         return super().train(False)
-
-    def forward(self, given: Tensor, second: Tensor | None = None) -> Tensor:
-        """Return the exit's logits [N, classes]."""
-        logits: Tensor = self.first(given, second)[0]
-        return logits
 
 
 class Pooled(nn.Module):
@@ -138,7 +131,9 @@ def place(module: nn.Module, share: float, arguments: tuple[Tensor, ...]) -> int
     found, whole = 1, share * operations(module, arguments)
     for after in range(1, places(module)):
         done = operations(cut(module, after, ()).body.eval(), arguments)
-        found = after if done <= whole else found
+        if done > whole:
+            break
+        found = after
     return found
 
 

@@ -18,6 +18,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "weights": ("conv", "linear", "lstm", "gru", "rnn", "attention", "embedding"),
 }
 """Kinds of layer that each method finds a kernel for."""
+RECURRENT = ("lstm", "gru", "rnn")
 LEAST_SHARE = 0.2
 """Of a net's work, below which a method is not worth trying."""
 
@@ -43,7 +44,7 @@ def reaches(method: str, facts: Facts) -> bool:
     if not has(facts, KINDS[method]) or share(facts.operations_by, KINDS[method]) < LEAST_SHARE:
         return False
     if method == "static":
-        return has(facts, ("conv", "linear")) and (has(facts, ("conv",)) or not has(facts, ("lstm", "gru", "rnn")))
+        return has(facts, ("conv", "linear")) and (has(facts, ("conv",)) or not has(facts, RECURRENT))
     known = bool(facts.operations_by)
     return known or method == "weights" or not has(facts, ("conv", "gru", "rnn"))
 

@@ -168,13 +168,13 @@ class _Work:
         named = self._named(network)
         ignored = [named[name] for name in self.left if name in named]
         fix = nncf.quantization.advanced_parameters.OverflowFix
-        layers = self.part.facts.layers
+        facts = self.part.facts
         quantized = nncf.quantize(
             network,
             nncf.Dataset(calls),
             subset_size=len(calls),
-            preset=nncf.QuantizationPreset.MIXED if _recurrent(layers) else None,
-            model_type=nncf.ModelType.TRANSFORMER if layers.get("attention") else None,
+            preset=nncf.QuantizationPreset.MIXED if _bits.has(facts, _bits.RECURRENT) else None,
+            model_type=nncf.ModelType.TRANSFORMER if facts.layers.get("attention") else None,
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=fix.ENABLE if self.settings.weights == min(BITS) else fix.DISABLE
@@ -235,10 +235,6 @@ def _in_proportion(known: Statistics) -> Statistics:
     """Take 8 bits to save half of each layer's time: how quick onnxruntime's are tells nothing of OpenVINO's."""
     times = known.get("milliseconds", {})
     return {**known, "milliseconds": {name: np.array([each[0], each[0] / 2, np.nan]) for name, each in times.items()}}
-
-
-def _recurrent(layers: Mapping[str, int]) -> bool:
-    return any(layers.get(kind) for kind in ("lstm", "gru", "rnn"))
 
 
 def _coded(node: Any) -> bool:

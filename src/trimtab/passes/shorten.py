@@ -45,6 +45,7 @@ class Shorten(Pass):
 
     formats: ClassVar[Mapping[str, str]] = {"torch": "torch"}
     stage: ClassVar[Stage] = "structure"
+    version: ClassVar[int] = 2
     uses: ClassVar[frozenset[Use]] = frozenset({"train"})
 
     def __post_init__(self) -> None:
@@ -106,7 +107,7 @@ class Shorten(Pass):
             raise Refused(f"shorten takes a net that gives a row for each example, not the shape {shape}")
         edit = {"after": after, "width": features.shape[1], "classes": answers.shape[1]}
         short = self.rebuild(module, edit)
-        short.get_submodule("exit").load_state_dict(_head(features, answers).state_dict())
+        short.get_submodule("first.exit").load_state_dict(_head(features, answers).state_dict())
         build, edits = artefact.edited(part)
         edits = [*edits, {"by": self.name(), "edit": edit}]
         name = next(iter(model.parts))
