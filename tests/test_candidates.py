@@ -212,3 +212,24 @@ def test_a_chain_that_ruined_a_model_does_not_condemn_its_steps(machine):
     loss, doubt = predictor.loss(alone)
     assert loss < 0.05
     assert doubt < before[1]
+
+
+def test_a_net_cut_less_deep_than_a_good_one_is_expected_to_lose_less_even_after_a_deeper_one_was_ruined(machine):
+    def cut(ratio):
+        return expect(bind(f"prune(ratio={ratio}) | distill(steps=512) | onnx @ onnxruntime"), TORCH, machine)
+
+    predictor = Predictor(machine, TORCH)
+    predictor.learn(cut(0.8), latency(1.0), 0.002, 0.005)
+    predictor.learn(cut(0.95), {}, 0.3)
+    losses = [predictor.loss(cut(ratio))[0] for ratio in (0.5, 0.7, 0.8, 0.9)]
+    assert losses == sorted(losses)
+    assert losses[3] > 2 * losses[2], "one of those in between may be as bad"
+
+
+def test_no_net_is_expected_to_gain_more_than_one_did(machine):
+    predictor = Predictor(machine, TORCH)
+    for ratio in (0.5, 0.7):
+        seen = expect(bind(f"prune(ratio={ratio}) | distill(steps=512) | onnx @ onnxruntime"), TORCH, machine)
+        predictor.learn(seen, latency(1.0), -0.02)
+    bare = expect(bind("prune(ratio=0.7) | onnx @ onnxruntime"), TORCH, machine)
+    assert predictor.loss(bare)[0] >= -0.02

@@ -146,7 +146,11 @@ class Predictor:
     base_latency_ms: float = 1.0
     """What is expected of a runtime that predicts nothing."""
     speed: Effects = field(default_factory=lambda: Effects(SPEED_SPREADS, SPEED_SLOPES))
-    quality: Effects = field(default_factory=lambda: Effects(QUALITY_SPREADS))
+    quality: Effects = field(default_factory=lambda: Effects(QUALITY_SPREADS, paths=QUALITY_PATHS))
+    _least: float = 0.0
+    """The least loss that was seen, or none: no candidate is expected to lose less."""
+    _seen: list[Candidate] = field(default_factory=list)
+    """Cut nets that were measured."""
     _known: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
     """Candidate -> latency, its log spread, loss, its doubt: valid until something is learned."""
 
@@ -156,14 +160,34 @@ class Predictor:
         if not new:
             return
         errors, spreads = self.speed.expect([self._speed_case(candidate) for candidate in new])
-        losses, doubts = self.quality.expect([_quality_case(candidate) for candidate in new])
+        losses = self._losses(new)
         for number, candidate in enumerate(new):
-            raw, scale = self._raw(candidate), self._doubt(candidate)
+            raw = self._raw(candidate)
             latency = raw * math.exp(float(errors[number])) if raw > 0 else self.base_latency_ms
             spread = math.hypot(float(spreads[number]), LEFT_OVER) if raw > 0 else UNKNOWN_SPREAD
-            loss = self._expected_loss(candidate) + scale * float(losses[number])
-            doubt = max(scale * float(doubts[number]), LEAST_DOUBT)
-            self._known[candidate.name] = (latency, spread, loss, doubt)
+            self._known[candidate.name] = (latency, spread, *losses[number])
+
+    def _losses(self, candidates: Sequence[Candidate]) -> list[tuple[float, float]]:
+        """Return the expected loss and the doubt of each.
+
+        What is expected to lose less than a net that was seen, cut by the same passes, loses less in proportion.
+        """
+        harder: dict[str, list[tuple[float, float]]] = {}
+        for candidate, (loss, _) in zip(self._seen, self._learned(self._seen), strict=True):
+            harder.setdefault(_kinds(candidate), []).append((self._expected_loss(candidate), max(loss, 0.0)))
+        found = []
+        for candidate, (loss, doubt) in zip(candidates, self._learned(candidates), strict=True):
+            raw, known = self._expected_loss(candidate), harder.get(_kinds(candidate), ())
+            loss = min([loss, *(seen * raw / worse for worse, seen in known if worse > raw)])
+            found.append((loss, doubt))
+        return found
+
+    def _learned(self, candidates: Sequence[Candidate]) -> Iterator[tuple[float, float]]:
+        errors, doubts = self.quality.expect([self._quality_case(candidate) for candidate in candidates])
+        for candidate, error, doubt in zip(candidates, errors, doubts, strict=True):
+            scale = self._doubt(candidate)
+            loss = max(self._expected_loss(candidate) + scale * float(error), self._least)
+            yield loss, max(scale * float(doubt), LEAST_DOUBT)
 
     def figures(self, candidate: Candidate) -> dict[str, Figure]:
         """Return the predicted latency, size, counts and loss of quality, with 90% intervals."""
@@ -199,8 +223,11 @@ class Predictor:
         if loss is not None:
             scale, noise = self._doubt(candidate), max(score_error, SCORE_NOISE if figures else 4 * SCORE_NOISE)
             error = (loss - self._expected_loss(candidate)) / scale
-            ruined = candidate.structure and error > RUINED
-            self.quality.learn(_quality_case(candidate, converted=not ruined), error, noise / scale)
+            ruined = bool(candidate.structure) and error > RUINED
+            self._least = min(self._least, loss)
+            case = self._quality_case(candidate, ruined)
+            self.quality.learn(case, error, noise / scale)
+            self._seen += [candidate] if candidate.structure and figures else []
         self._known.clear()
 
     def _raw(self, candidate: Candidate) -> float:
@@ -222,6 +249,21 @@ class Predictor:
         }
         return Case(groups, {"work": math.log(self._work_left(facts))})
 
+    def _quality_case(self, candidate: Candidate, ruined: bool = False) -> Case:
+        trained = fitted(candidate.bound.passes)
+        others = [str(step) for step in candidate.bound.passes if step.stage not in TRAINING]
+        again = [n for n in range(1, len(trained)) if trained[n - 1].stage == "recover"]
+        groups = {
+            "kinds": _kinds(candidate),
+            "cut": " | ".join(map(str, cuts(trained))),
+            "begins": " | ".join(map(str, trained[: again[-1]] if again else trained)),
+            "recovery": str(trained[-1]) if trained and trained[-1].stage == "recover" and not ruined else "",
+            "structure": candidate.structure,
+            "conversion": "" if ruined else " | ".join(others),
+            "steps": candidate.steps,
+        }
+        return Case({kind: group for kind, group in groups.items() if group}, {"depth": 1 + self._halvings(candidate)})
+
     def _work_left(self, facts: Facts) -> float:
         """Return the operations of an example over the base's."""
         ours, base = (max(each.operations * each.calls, 1) for each in (facts, self.base_facts))
@@ -236,7 +278,11 @@ class Predictor:
         return 0.004 + candidate.facts.quality_loss / 2 + self._lack(candidate)
 
     def _lack(self, candidate: Candidate) -> float:
-        return LACK * max(0.0, -math.log2(self._work_left(candidate.facts))) ** 2
+        return LACK * self._halvings(candidate) ** 2
+
+    def _halvings(self, candidate: Candidate) -> float:
+        """Return how often the base's operations were halved."""
+        return max(0.0, -math.log2(self._work_left(candidate.facts)))
 
 
 SPEED_SPREADS: Mapping[str, float] = {
@@ -247,35 +293,26 @@ SPEED_SPREADS: Mapping[str, float] = {
 SPEED_SLOPES: Mapping[str, float] = {"work": 0.15}
 """The same for each e-fold of operations below the base's."""
 QUALITY_SPREADS: Mapping[str, float] = {
-    "kinds": 0.5, "cut": 0.5, "begins": 0.3, "recovery": 0.2, "structure": 0.3, "conversion": 0.5, "steps": 0.3
+    "kinds": 0.8, "cut": 0.3, "begins": 0.3, "recovery": 0.2, "structure": 0.3, "conversion": 0.5, "steps": 0.3
 }  # fmt: skip
 """Standard deviations of the loss beyond the predicted one, in units of the doubt about it."""
+QUALITY_PATHS: Mapping[str, str] = {"kinds": "depth"}
+"""What a cut loses tells most of cuts nearly as deep, and of less deep ones whatever deeper ones lost."""
 TIMING_NOISE, LEFT_OVER = 0.08, 0.1
 """Noise of a timing, and what no shared property explains, both as standard deviations of a log."""
 LACK = 0.00025
 """Share of the score that a net with half the operations lacks however long it is fitted; it grows with the square of
 the number of halvings. Seen on small residual nets, and corrected by what is measured."""
 RUINED = 8.0
-"""A loss so far beyond the expected one, in units of the doubt, of a model whose structure was cut, says nothing of how
-well its conversion would do on another."""
+"""A loss so far beyond the expected one, in units of the doubt, of a net whose structure was cut, says nothing of how
+well its recovery or its conversion would do on another."""
 SCORE_NOISE, LEAST_DOUBT = 0.002, 0.001
 """Least noise of a loss read on validation, and least doubt about an expected one, as shares."""
 
 
-def _quality_case(candidate: Candidate, converted: bool = True) -> Case:
-    trained = fitted(candidate.bound.passes)
-    others = [str(step) for step in candidate.bound.passes if step.stage not in TRAINING]
-    again = [n for n in range(1, len(trained)) if trained[n - 1].stage == "recover"]
-    groups = {
-        "kinds": " ".join(dict.fromkeys(step.name() for step in trained)),
-        "cut": " | ".join(map(str, cuts(trained))),
-        "begins": " | ".join(map(str, trained[: again[-1]] if again else trained)),
-        "recovery": str(trained[-1]) if trained and trained[-1].stage == "recover" else "",
-        "structure": candidate.structure,
-        "conversion": " | ".join(others) if converted else "",
-        "steps": candidate.steps,
-    }
-    return Case({kind: group for kind, group in groups.items() if group})
+def _kinds(candidate: Candidate) -> str:
+    """Return the names of the passes that change the network itself."""
+    return " ".join(dict.fromkeys(step.name() for step in fitted(candidate.bound.passes)))
 
 
 def improvement(cost: tuple[float, float], best: float) -> float:

@@ -57,3 +57,17 @@ def test_a_case_without_a_group_shares_nothing_with_another_that_lacks_it():
 def test_what_says_nothing_is_refused(value, noise):
     with pytest.raises(ValueError, match="noise above 0"):
         Effects({"one": 1.0}).learn(Case({"one": "a"}), value, noise)
+
+
+def test_what_was_seen_on_a_path_screens_what_lies_before_it_from_what_lies_beyond():
+    def at(x):
+        return Case({"one": "a"}, {"x": x})
+
+    near, far = Effects({"one": 1.0}, paths={"one": "x"}), Effects({"one": 1.0}, paths={"one": "x"})
+    for effects, value in ((near, 0.0), (far, 50.0)):
+        effects.learn(at(4.0), 0.5, noise=1e-4)
+        effects.learn(at(9.0), value, noise=1e-4)
+    means = [effects.expect([at(2.0), at(6.0)])[0] for effects in (near, far)]
+    assert means[0][0] == pytest.approx(means[1][0], abs=1e-3), "what lies before hears nothing from beyond"
+    assert means[1][1] > means[0][1] + 5, "what lies between does"
+    assert near.expect([at(2.0)])[0] == pytest.approx([0.5 * (2 / 4) ** 0.5], abs=1e-3)

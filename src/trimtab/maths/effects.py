@@ -2,7 +2,9 @@
 
 The value of a case is a sum of effects, one for each group that it belongs to (its runtime, its precision, its
 structure) and one for each number that it has (a slope), all independent and normal around zero. Cases that share a
-group share its effect, so what was seen of one says something of the other, and says less the less they share.
+group share its effect, so what was seen of one says something of the other, and says less the less they share. The
+effect of some groups walks along a number: cases near each other share most of it, and what was seen at one number
+screens what lies before it from what lies beyond (a Brownian path, scaled to the same spread everywhere).
 
 Source: the best linear unbiased predictor of Henderson (1975), Biometrics 31:423, equation 4; the same as a Gaussian
 process whose kernel adds up indicators of a shared group (Rasmussen and Williams 2006, sections 2.2 and 4.2.4).
@@ -43,6 +45,8 @@ class Effects:
     """Kind of group -> standard deviation of its effects before anything was seen; kinds not named have none."""
     slopes: Mapping[str, float] = field(default_factory=dict)
     """Name of a number -> standard deviation of its slope."""
+    paths: Mapping[str, str] = field(default_factory=dict)
+    """Kind of group -> the number, above 0, along which its effects walk."""
     cases: list[Case] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     noises: list[float] = field(default_factory=list)
@@ -77,8 +81,19 @@ class Effects:
             ours, theirs = (
                 [case.groups.get(kind, missing) for case in side] for side, missing in ((rows, "\0"), (columns, "\1"))
             )
-            total += spread**2 * (np.array(ours)[:, None] == np.array(theirs)[None, :])
+            shared = np.array(ours)[:, None] == np.array(theirs)[None, :]
+            total += spread**2 * shared * self._nearness(kind, rows, columns)
         for name, slope in self.slopes.items():
             ours_x, theirs_x = (np.array([case.numbers.get(name, 0.0) for case in side]) for side in (rows, columns))
             total += slope**2 * np.outer(ours_x, theirs_x)
         return total
+
+    def _nearness(self, kind: str, rows: Sequence[Case], columns: Sequence[Case]) -> Floats | float:
+        """Return the correlation, float[rows, columns], of the effects of a kind of group that walk along a number."""
+        if kind not in self.paths:
+            return 1.0
+        ours, theirs = (
+            np.array([case.numbers.get(self.paths[kind], 1.0) for case in side]) for side in (rows, columns)
+        )
+        lower, upper = np.minimum.outer(ours, theirs), np.maximum.outer(ours, theirs)
+        return np.asarray(np.sqrt(lower / upper))
