@@ -1,4 +1,4 @@
-"""Runs the demo twice with one seed and nothing shared, and says whether both runs choose alike."""
+"""Runs the demo three times with one seed and nothing shared, and writes what each run chose and gained."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 import demo
 import tabs
 
+RUNS = 3
+
 
 def run(folder: Path) -> dict[str, Any]:
     """Run the demo's command with a run folder and a store of its own; return its result."""
@@ -24,22 +26,16 @@ def run(folder: Path) -> dict[str, Any]:
     return document
 
 
-def compare(first: dict[str, Any], second: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return each run's choice and gain, and whether they are the same or their intervals overlap."""
-    gains = [document["ratios"]["latency_ms"] for document in (first, second)]
-    overlap = gains[0]["low"] <= gains[1]["high"] and gains[1]["low"] <= gains[0]["high"]
-    lines = [
-        {"name": "latency_ratio", "group": f"run {number}", **gain, "conditions": {"recipe": document["recipe"]}}
-        for number, (gain, document) in enumerate(zip(gains, (first, second), strict=True), 1)
-    ]
-    same = first["recipe"] == second["recipe"]
-    alike = {"name": "chose_alike", "group": "both", "value": int(same or overlap), "unit": ""}
-    return [*lines, alike | {"conditions": {"same_recipe": same, "intervals_overlap": overlap}}]
+def line(number: int, document: dict[str, Any]) -> dict[str, Any]:
+    """Return the line of a run: how many times faster than the base its choice is, and which that was."""
+    gain = {"name": "latency_ratio", "group": f"run {number}", **document["ratios"]["latency_ms"]}
+    return gain | {"conditions": {"recipe": document["recipe"], "verdict": document["verdict"]}}
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        found = compare(run(Path(one)), run(Path(other)))
-    for line in found:
-        print(line)
+    found = []
+    for number in range(1, RUNS + 1):
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(line(number, run(Path(folder))))
+        print(found[-1])
     tabs.write("repeat", found)

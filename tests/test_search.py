@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trimtab.candidates import Candidate, Predictor, cuts, expect
 from trimtab.chance import expected_chance
-from trimtab.errors import CorruptFile, DataError, OutputError, WorkerDied, WorkerHung
+from trimtab.errors import CorruptFile, DataError, OutputError, WorkerDied, WorkerHung, one_line
 from trimtab.passes import Overrun
 from trimtab.passes.distill import Distill
 from trimtab.recipe import Bound, bind
@@ -23,7 +23,6 @@ from trimtab.search import (
     Search,
     Trial,
     judgement_from_json,
-    one_line,
     out_of_reach,
     thin,
 )

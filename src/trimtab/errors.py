@@ -119,3 +119,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(names) or 'none'}"
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's first line, at most 300 characters."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0][:300]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from trimtab.apply import TRAINING, Made, Workshop
 from trimtab.candidates import Candidate, Predictor, cuts, fitted, further, improvement
 from trimtab.chance import USUAL_LOSS, chance_of_passing, expected_chance, sealed_error
-from trimtab.errors import CorruptFile, OutputError, SessionError, TrimtabError, WorkerDied
+from trimtab.errors import CorruptFile, OutputError, SessionError, TrimtabError, WorkerDied, one_line
 from trimtab.maths.pareto import frontier
 from trimtab.maths.sequential import drop_process
 from trimtab.measure import Bench
@@ -633,8 +633,3 @@ def judgement_from_json(data: Mapping[str, Any]) -> Judgement:
     ends = {"low": -math.inf, "high": math.inf}
     values: dict[str, Any] = {k: ends[k] if v is None and k in ends else v for k, v in data.items()}
     return Judgement(**values)
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's first line, at most 300 characters."""
-    return (str(error).strip() or type(error).__name__).partition("\n")[0][:300]

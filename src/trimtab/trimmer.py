@@ -22,7 +22,7 @@ from typing import Any
 from trimtab import machines
 from trimtab.apply import Made, Workshop, digest
 from trimtab.candidates import Candidate, Predictor, candidates, expect
-from trimtab.errors import CorruptFile, PromiseError, UsageError
+from trimtab.errors import CorruptFile, PromiseError, UsageError, one_line
 from trimtab.gain import explain
 from trimtab.maths.pareto import fixed_sequence
 from trimtab.measure import Bench, axes, choose_runtime
@@ -31,7 +31,7 @@ from trimtab.recipe import Bound, bind, bind_runtime, check_formats
 from trimtab.request import Request
 from trimtab.result import Outcome, Tested
 from trimtab.runtimes import Runtime
-from trimtab.search import Aim, Search, Trial, one_line
+from trimtab.search import Aim, Search, Trial
 from trimtab.tasks import open_task
 from trimtab.values.figure import Figure
 from trimtab.values.machine import Machine

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.apply import Made, Workshop
-from trimtab.errors import TrimtabError, UsageError
+from trimtab.errors import TrimtabError, UsageError, one_line
 from trimtab.recipe import bind
 from trimtab.tasks import open_task
 from trimtab.values.machine import Machine
@@ -62,7 +62,7 @@ class Crew:
             try:
                 archives, reason = self.ray.get(job)
             except self.ray.exceptions.RayError as error:
-                archives, reason = {}, str(error).strip().partition("\n")[0]
+                archives, reason = {}, one_line(error)
             self.notes += [f"{jobs[job]}: {reason}"] if reason else []
             for key, archive in archives.items():
                 take_in(self.workshop.store, key, archive)
@@ -135,7 +135,7 @@ def make(job: str, base: Mapping[str, Any]) -> tuple[dict[str, bytes], str]:
         wanted = shop.chain(made, passes, made)
         shop.apply(made, passes, made)
     except (TrimtabError, TimeoutError, MemoryError) as error:
-        return {}, str(error).strip().partition("\n")[0]
+        return {}, one_line(error)
     return {key: archived(store, key) for key in wanted}, ""
 
 

@@ -60,7 +60,7 @@ def test_a_teacher_is_asked_once_and_answers_in_any_order(still):
     batch = still.task.collate([still.split("train")[i] for i in chosen])
     with torch.no_grad():
         expected = net.net(torch.from_numpy(batch.inputs["image"]))
-    torch.testing.assert_close(teacher.answer(batch, chosen, 0), expected)
+    torch.testing.assert_close(teacher.answer(batch, chosen, 0, never), expected)
     assert net.asked == 200
     seldom = Counted(2)
     Teacher(seldom, still).prepare(order(still), 13, never)
@@ -68,25 +68,31 @@ def test_a_teacher_is_asked_once_and_answers_in_any_order(still):
 
 
 def test_changed_batches_come_again_and_are_asked_once_for_all_trainings(view, monkeypatch):
-    nets = Counted(), Counted()
+    ordered, nets = order(view), (Counted(), Counted())
+
+    def changed(step):
+        plain = view.task.collate([view.split("train")[i] for i in ordered.chosen(step)])
+        return view.task.augment(plain, step)
+
     for net in nets:
         teacher = Teacher(net, view)
-        teacher.prepare(order(view), 10, never)
+        teacher.prepare(ordered, 10, never)
         assert teacher.period == taught.VIEWS * 13
         assert "come again after 8 epochs" in teacher.note
-        plain = view.task.collate([view.split("train")[i] for i in range(16)])
-        changed = [view.task.augment(plain, seed) for seed in (1, 2)]
-        first = [teacher.answer(batch, range(16), step) for step, batch in enumerate(changed)]
-        for step, batch in enumerate(changed):
-            assert torch.equal(teacher.answer(batch, range(16), step), first[step])
-        assert not torch.equal(*first)
-    assert [net.asked for net in nets] == [32, 0]
+        for step in (1, 0, 102, 1):
+            answers = teacher.answer(changed(step), ordered.chosen(step), step, changed)
+            with torch.no_grad():
+                alone = net.net(torch.from_numpy(changed(step).inputs["image"]))
+            torch.testing.assert_close(answers, alone)
+    first = sum(len(changed(step)) for step in (*range(4), *range(100, 104)))
+    assert [net.asked for net in nets] == [first + 1, 1], "four batches at once, and one example to see how large it is"
     monkeypatch.setattr(taught, "LIMIT_MB", 0.001)
     crowded = Teacher(Counted(1), view)
-    crowded.prepare(order(view), 10, never)
+    crowded.prepare(ordered, 10, never)
     for _ in range(2):
-        crowded.answer(changed[0], range(16), 0)
+        crowded.answer(changed(0), ordered.chosen(0), 0, changed)
     assert not crowded.kept.batches
+    assert crowded.net.parts[0].asked == 2 * len(changed(0)) + 1
 
 
 def test_a_distilled_net_sees_batches_again_after_the_period(view, monkeypatch):
@@ -140,7 +146,7 @@ def test_answers_of_a_decoder_are_kept_to_their_length(tmp_path):
     teacher.prepare(order(view, 120), 100, never)
     chosen = [3, 1, 7, 8]
     batch = view.task.collate([view.split("train")[i] for i in chosen])
-    kept, asked = teacher.answer(batch, chosen, 0), teacher._asked(batch)
+    kept, asked = teacher.answer(batch, chosen, 0, never), teacher._asked(batch)
     counted = valid(batch, asked)
     assert torch.equal(counted, torch.from_numpy(batch.targets >= 0))
     torch.testing.assert_close(kept[counted], asked[counted], atol=1e-6, rtol=1e-4)

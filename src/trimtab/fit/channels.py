@@ -19,7 +19,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from trimtab.errors import Refused
+from trimtab.errors import Refused, one_line
 from trimtab.fit import attention, recurrent
 from trimtab.fit.units import Group, Item
 
@@ -71,8 +71,7 @@ def _graph(module: nn.Module, arguments: tuple[Tensor, ...]) -> Iterator[Any]:
             warnings.simplefilter("ignore")  # parameters outside layers: such groups are kept whole, and noted
             yield torch_pruning.DependencyGraph().build_dependency(module, arguments, verbose=False)
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
-        raise Refused(f"this model cannot be traced for pruning: {type(error).__name__}: {first}") from error
+        raise Refused(f"this model cannot be traced for pruning: {type(error).__name__}: {one_line(error)}") from error
     finally:
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(trained[name])

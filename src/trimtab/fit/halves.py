@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
-from trimtab.errors import Refused
+from trimtab.errors import Refused, one_line
 from trimtab.fit.facts import operations
 
 LISTS = (nn.Sequential, nn.ModuleList)
@@ -153,9 +153,8 @@ def _traced(module: nn.Module) -> fx.Graph:
     try:
         return _Whole().trace(module)
     except Exception as error:  # whatever the net's own code raises when it is given proxies
-        first = str(error).strip().partition("\n")[0][:200]
         raise Refused(
-            f"torch.fx cannot trace {type(module).__name__} ({first or type(error).__name__}); a net can say itself "
+            f"torch.fx cannot trace {type(module).__name__} ({one_line(error)}); a net can say itself "
             "where it is cut, by the methods places() and halves(after, inputs)"
         ) from error
 

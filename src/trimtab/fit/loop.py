@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -27,9 +27,9 @@ from trimtab.fit.optimizer import optimizer, settled
 from trimtab.fit.order import Order, mix
 from trimtab.fit.program import Net
 from trimtab.fit.settings import Report, Settings, Surroundings, rate
-from trimtab.fit.teacher import Teacher, valid
+from trimtab.fit.teacher import TOGETHER, Teacher, valid
 from trimtab.values.model import Single
-from trimtab.values.task import Metric, Split, TaskView
+from trimtab.values.task import Batch, Metric, Split, TaskView
 
 EVALUATION_BATCH, LONG_BATCH = 256, 32
 """Examples answered together, and of those whose first axis is a sequence."""
@@ -114,7 +114,7 @@ class _Training:
         self.total = settings.steps or settings.epochs * self.order.batches
         self.metric = next((metric for metric in view.task.metrics if not metric.paired), None)
         self.notes: list[str] = []
-        self.teacher = Teacher(teacher, view, settings.precision) if teacher is not None else None
+        self.teacher = self._teacher(teacher) if teacher is not None else None
         self.alpha = self._alpha()
         self.features = self._features()
         self.hard = (
@@ -134,7 +134,7 @@ class _Training:
         try:
             self._prepare()
             # Convolutions train about a third faster on CPUs with channels last.
-            _lay_out(self.net, torch.channels_last)
+            _lay_out(self.net, torch.channels_last, self.optimizer)
             self._epochs(progress, key)
         finally:
             _lay_out(self.net, torch.contiguous_format)
@@ -185,9 +185,7 @@ class _Training:
     def _loss(self, step: int) -> Tensor:
         if self.teacher is not None and self.teacher.period:
             step %= self.teacher.period
-        chosen = self.order.chosen(step)
-        plain = self.view.task.collate([self.examples[i] for i in chosen])
-        batch = self.view.task.augment(plain, mix(self.around.seed, step))
+        batch = self._batch(step)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.precision == "bf16"):
             outputs = self.net.scores(batch)
         outputs, loss = outputs.float(), torch.zeros(())
@@ -196,9 +194,17 @@ class _Training:
                 raise DataError(f"{self.view.task.name} has no targets to train on")
             loss = loss + (1 - self.alpha) * self.hard(outputs, torch.from_numpy(np.asarray(batch.targets)))
         if self.teacher is not None and self.alpha > 0:
-            answers = self.teacher.answer(batch, chosen, step)
+            answers = self.teacher.answer(batch, self.order.chosen(step), step, self._batch)
             loss = loss + self.alpha * self.soft(outputs, answers, valid(batch, answers))
         return loss + self.settings.features * self.features.loss(batch) if self.features else loss
+
+    def _teacher(self, module: nn.Module) -> Teacher:
+        together = replace(self.settings, batch=TOGETHER * self.settings.batch)
+        return Teacher(module, self.view, self.settings.precision, _threads(module, together, self.around))
+
+    def _batch(self, step: int) -> Batch:
+        plain = self.view.task.collate([self.examples[i] for i in self.order.chosen(step)])
+        return self.view.task.augment(plain, mix(self.around.seed, step))
 
     def _alpha(self) -> float:
         if self.teacher is None:
@@ -286,7 +292,12 @@ class _Training:
         return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _lay_out(module: nn.Module, layout: torch.memory_format) -> None:
+def _lay_out(module: nn.Module, layout: torch.memory_format, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Lay out the weights, and what the optimizer keeps of each as the weight itself lies, which fused kernels need."""
     for parameter in module.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=layout)
+    for weight, state in optimizer.state.items() if optimizer else ():
+        for name, value in state.items():
+            if value.shape == weight.shape:
+                state[name] = torch.empty_like(weight).copy_(value)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimtab.errors import CorruptFile, DataError, Refused, UnknownName
+from trimtab.errors import CorruptFile, DataError, Refused, UnknownName, one_line
 from trimtab.fit import code, tensors
 from trimtab.fit.facts import count
 from trimtab.values.model import Part, Signature, TensorSpec
@@ -268,8 +268,7 @@ def _export(module: nn.Module, folder: Path, signature: Signature, example: Batc
     try:
         program = torch.export.export(module, inputs, dynamic_shapes=shapes)
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
-        raise Refused(f"torch.export cannot take this module, so no worker can run it: {first}") from error
+        raise Refused(f"torch.export cannot take this module, so no worker can run it: {one_line(error)}") from error
     torch.export.save(program, folder / EXPORTED_FILE)
     return code.file_hash(folder / EXPORTED_FILE)
 

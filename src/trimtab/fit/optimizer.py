@@ -43,5 +43,5 @@ def optimizer(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.peak)
+        return torch.optim.AdamW(groups, lr=settings.peak, fused=True)
     return torch.optim.SGD(groups, lr=settings.peak, momentum=settings.momentum, nesterov=settings.momentum > 0)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trimtab.errors import TrimtabError
+from trimtab.errors import TrimtabError, one_line
 from trimtab.fit import recurrent
 from trimtab.fit.program import Net
 from trimtab.fit.units import Cut, Plan, cuts_of, narrowed, repeat, replace_layer, weight_of
@@ -82,8 +82,7 @@ def difference(model: Model, modules: Mapping[str, nn.Module], plan: Plan, batch
         small = {name: repeat(copy.deepcopy(module), cuts.get(name, ())) for name, module in modules.items()}
         return compare(Net(whole, model).eval().answer(batch), Net(small, narrowed(model, plan)).eval().answer(batch))
     except (TrimtabError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        return f"cannot lose any: the smaller model fails ({first[:200]})"
+        return f"cannot lose any: the smaller model fails ({one_line(error)})"
 
 
 def compare(wanted: Arrays, given: Arrays) -> str:

@@ -26,6 +26,8 @@ LIMIT_MB = 256.0
 """Memory that kept answers may take."""
 VIEWS = 8
 """Epochs after which changed examples come again."""
+TOGETHER = 4
+"""Batches of changed examples that are asked for at once: large ones are answered quicker than small ones."""
 
 
 @dataclass
@@ -47,11 +49,15 @@ _LAST: list[Kept] = []
 class Teacher:
     """Answers for a net that does not learn."""
 
-    def __init__(self, module: nn.Module, view: TaskView, precision: str = "fp32") -> None:
+    def __init__(self, module: nn.Module, view: TaskView, precision: str = "fp32", threads: int = 1) -> None:
         self.net, self.view, self.precision = Net.of(module).eval(), view, precision
+        self.threads = threads
+        """For several batches at once."""
         self.kept = Kept("", view.task)
         self.period = 0
         """Steps after which batches come again; 0: never, or what they hold is known."""
+        self.keeps = False
+        """Whether the answers to a period's batches are few enough to be kept."""
         self.note = ""
 
     def prepare(self, order: Order, steps: int, check_time: Callable[[], None]) -> None:
@@ -69,6 +75,7 @@ class Teacher:
         few = self.view.task.collate([examples[i] for i in numbers[:1]])
         if self.view.task.augment(few, 0) is not few:
             self.period = VIEWS * order.batches
+            self.keeps = self._asked(few).nbytes * VIEWS * order.count <= LIMIT_MB * 1e6
             self.note = f"training examples change from epoch to epoch, and come again after {VIEWS} epochs"
         elif not self.kept.rows and steps > order.batches:
             self.kept.rows = self._rows(numbers, check_time)
@@ -88,25 +95,42 @@ class Teacher:
                 rows[index] = answer[:count].clone()
         return [row for row in rows if row is not None]
 
-    def answer(self, batch: Batch, chosen: Sequence[int], step: int) -> Tensor:
+    def answer(self, batch: Batch, chosen: Sequence[int], step: int, batch_of: Callable[[int], Batch]) -> Tensor:
         """Return the answers to the batch of a step, which holds the `chosen` examples; from memory if they are there.
 
-        Steps count from 0 to below `period` where there is one.
+        Steps count from 0 to below `period` where there is one; `batch_of` gives the batch of any of them.
         """
         if self.period:
-            return self._again(batch, step)
+            return self._again(batch, step, batch_of)
         if not self.kept.rows:
             return self._asked(batch)
         rows = [self.kept.rows[i] for i in chosen]
         return torch.stack(rows) if batch.targets is None or rows[0].ndim == 1 else _padded(rows, batch)
 
-    def _again(self, batch: Batch, step: int) -> Tensor:
-        known = self.kept.batches.get(step)
-        if known is None:
-            known = self._asked(batch)
-            if known.nbytes * self.period <= LIMIT_MB * 1e6:
-                self.kept.batches[step] = known
-        return known
+    def _again(self, batch: Batch, step: int, batch_of: Callable[[int], Batch]) -> Tensor:
+        if not self.keeps:
+            return self._asked(batch)
+        if step not in self.kept.batches:
+            first = step - step % TOGETHER
+            steps = range(first, min(first + TOGETHER, self.period))
+            answers = self._together([batch if one == step else batch_of(one) for one in steps])
+            self.kept.batches.update(zip(steps, answers, strict=True))
+        return self.kept.batches[step]
+
+    def _together(self, batches: Sequence[Batch]) -> Sequence[Tensor]:
+        """Return the answers to several batches, asked for at once where their examples have one shape."""
+        if any(batch.targets is not None and np.ndim(batch.targets) > 1 for batch in batches):
+            return [self._asked(batch) for batch in batches]
+        names = batches[0].inputs
+        if len({tuple(batch.inputs[name].shape[1:] for name in names) for batch in batches}) > 1:
+            return [self._asked(batch) for batch in batches]
+        joined = Batch({name: np.concatenate([batch.inputs[name] for batch in batches]) for name in names}, None)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            return [each.clone() for each in self._asked(joined).split([len(batch) for batch in batches])]
+        finally:
+            torch.set_num_threads(threads)
 
     @torch.no_grad()
     def _asked(self, batch: Batch) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from trimtab.errors import Refused
+from trimtab.errors import Refused, one_line
 from trimtab.passes import Context, Pass, Stage
 from trimtab.run import onnx_check, onnx_files
 from trimtab.run.onnx_resize import resized
@@ -132,7 +132,7 @@ def _by_torch(settings: Downscale, model: Model, context: Context, batch: Batch,
         with torch.no_grad():
             found = artefact.named(Resized(artefact.load(part, editable=True), sizes, False)(*given))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise Refused(f"smaller images this model cannot take: {_first(error)}") from error
+        raise Refused(f"smaller images this model cannot take: {one_line(error)}") from error
     dense = bool(_dense(part, {name: value.numpy() for name, value in found.items()}, whole))
     module = Resized(artefact.load(part, editable=True), sizes, dense)
     build, edits = artefact.edited(part)
@@ -149,7 +149,7 @@ def _by_onnx(settings: Downscale, model: Model, context: Context, batch: Batch, 
     try:
         found = onnx_check.session(resized(proto, smaller, {}).SerializeToString()).run(names, given)
     except Exception as error:  # onnxruntime's own
-        raise Refused(f"smaller images this model cannot take: {_first(error)}") from error
+        raise Refused(f"smaller images this model cannot take: {one_line(error)}") from error
     new = resized(proto, smaller, _dense(part, dict(zip(names, found, strict=True)), whole))
     saved = onnx_files.save(new, context.scratch / name, {"batch": 1, **_free(part, whole)})
     return replace(saved, signature=part.signature)
@@ -175,7 +175,3 @@ def _dense(part: Part, found: Arrays, whole: Mapping[str, Size]) -> dict[str, Si
     if len(dense) > 1 or (dense and len(part.signature.outputs) > 1):
         raise Refused("downscale brings back one map the size of the image, and this model gives more")
     return dense
-
-
-def _first(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]

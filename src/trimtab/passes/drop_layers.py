@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from trimtab.errors import Refused
+from trimtab.errors import Refused, one_line
 from trimtab.fit import blocks
 from trimtab.fit import module as artefact
 from trimtab.fit.program import Arrays, Net
@@ -177,8 +177,7 @@ def _answer(net: Net, batch: Batch, gone: Sequence[str]) -> Arrays:
     try:
         return net.answer(batch)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        first = str(error).partition("\n")[0][:200]
-        raise Refused(f"without {', '.join(gone)} this model fails: {first}") from error
+        raise Refused(f"without {', '.join(gone)} this model fails: {one_line(error)}") from error
 
 
 def _check(before: Arrays, after: Arrays, gone: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx
 
-from trimtab.errors import Refused
+from trimtab.errors import Refused, one_line
 from trimtab.passes import Context, Pass, Stage, Statistics, Use, _bits
 from trimtab.run import onnx_check, onnx_files, onnx_layers, openvino_files
 from trimtab.run.onnx_inputs import Feed, Inputs
@@ -140,8 +140,7 @@ class Nncf(Pass):
             except ModuleNotFoundError as error:
                 raise missing(error, "nncf") from error
             except Exception as error:  # NNCF's and OpenVINO's errors share no base
-                first = str(error).strip().partition("\n")[0][:200]
-                raise Refused(f"NNCF cannot take this model: {first or type(error).__name__}") from error
+                raise Refused(f"NNCF cannot take this model: {one_line(error)}") from error
         kept = [{key: value for key, value in record.items() if key != "ms_int8"} for record in records]
         return saved, notes | ({"layers": kept} if kept else {})
 

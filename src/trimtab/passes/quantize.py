@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import onnx
 
-from trimtab.errors import Refused, TrimtabError
+from trimtab.errors import Refused, TrimtabError, one_line
 from trimtab.passes import Context, Pass, Stage, Statistics, Use, _bits
 from trimtab.passes._bits import KINDS, has, is_quantized, reaches, saturates, share
 from trimtab.run import onnx_check, onnx_facts, onnx_files, onnx_kernels, onnx_layers, onnx_mixed, onnx_precision
@@ -222,8 +222,7 @@ class _Work:
         except (TrimtabError, TimeoutError, MemoryError, OSError):
             raise
         except Exception as error:
-            first = str(error).strip().partition("\n")[0][:200]
-            raise Refused(f"onnxruntime's quantizer cannot take this model: {first or type(error).__name__}") from error
+            raise Refused(f"onnxruntime's quantizer cannot take this model: {one_line(error)}") from error
 
     def _quantize(self, prepared: onnx.ModelProto, left: frozenset[str]) -> onnx.ModelProto:
         wanted = self.settings

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from trimtab.errors import CorruptFile, DataError, UnsafeFile
+from trimtab.errors import CorruptFile, DataError, UnsafeFile, one_line
 from trimtab.sources import _hf_nets
 
 PICKLE = "pytorch_model.bin"
@@ -66,8 +66,7 @@ def fill(module: Any, folder: Path, kept: bool) -> list[str]:
                 **settings,
             )
     except Exception as error:  # the library raises whatever its readers do
-        first = str(error).strip().partition("\n")[0][:200]
-        raise CorruptFile(f"{folder}: the weights cannot be read ({first}); copy them again") from error
+        raise CorruptFile(f"{folder}: the weights cannot be read ({one_line(error)}); copy them again") from error
     body = f"{built.base_model_prefix}."
     head = {} if own_head else {name: value for name, value in built.state_dict().items() if not name.startswith(body)}
     absent = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])} - ({} if kept else head).keys()

@@ -24,7 +24,7 @@ import torch
 import transformers
 from torch import nn
 
-from trimtab.errors import CorruptFile, DataError, RecipeError, UnsafeFile
+from trimtab.errors import CorruptFile, DataError, RecipeError, UnsafeFile, one_line
 from trimtab.fit import code
 from trimtab.fit import module as artefact
 from trimtab.packages import minilm
@@ -114,11 +114,10 @@ def _folder(place: str) -> Path:
 
         return Path(snapshot_download(place, allow_patterns=list(WANTED)))
     except Exception as error:  # what it raises depends on the library that it speaks to the network with
-        reason = str(error).strip().partition("\n")[0][:200]
         raise DataError(
-            f"there is no folder {place}, and the Hugging Face hub gives nothing of that name here ({reason}); "
-            f"download it where you can, `hf download {place} --local-dir FOLDER`, and say hf:FOLDER; "
-            "hf:minilm-l6 needs no hub"
+            f"there is no folder {place}, and the Hugging Face hub gives nothing of that name here "
+            f"({one_line(error)}); download it where you can, `hf download {place} --local-dir FOLDER`, "
+            "and say hf:FOLDER; hf:minilm-l6 needs no hub"
         ) from error
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimtab.errors import CorruptFile, DataError, RecipeError, UnknownName, UnsafeFile
+from trimtab.errors import CorruptFile, DataError, RecipeError, UnknownName, UnsafeFile, one_line
 from trimtab.fit import code, tensors
 from trimtab.fit import module as artefact
 from trimtab.sources import Source
@@ -122,8 +122,7 @@ def _load_pt(path: Path) -> Mapping[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise UnsafeFile(f"{path} holds pickled objects that could run code, and was not opened; {how}") from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise CorruptFile(f"{path} is not a whole torch file ({first}); copy it again") from error
+        raise CorruptFile(f"{path} is not a whole torch file ({one_line(error)}); copy it again") from error
     for key in INNER:
         found = found.get(key, found) if isinstance(found, Mapping) else found
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):

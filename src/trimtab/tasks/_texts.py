@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.errors import DataError
+from trimtab.errors import DataError, one_line
 from trimtab.packages import minilm
 from trimtab.run import tokens
 from trimtab.run.frontend import PADDINGS, Step
@@ -115,8 +115,7 @@ def _from_hub(place: str) -> str:
     try:
         return str(Tokenizer.from_pretrained(place).to_str())
     except Exception as error:  # the library raises nothing more precise
-        reason = str(error).strip().partition("\n")[0][:200]
         raise DataError(
             f"there is no tokenizer {place!r}: name a {FILE}, a folder that holds one, minilm-l6, or an id on a hub "
-            f"that can be reached ({reason})"
+            f"that can be reached ({one_line(error)})"
         ) from error
