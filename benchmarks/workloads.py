@@ -112,7 +112,7 @@ WORKLOADS = {
             "hf:minilm-l6 | train(epochs=1, batch=32, lr=0.00005)",
             "sentiment(domain='movie')",
             ("accuracy >= base - 0.01",),
-            within="5m",
+            within="8m",
             small=("hf:minilm-l6 | train(steps=1, batch=4)", "", ""),
         ),
         Workload(
