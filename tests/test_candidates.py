@@ -233,3 +233,15 @@ def test_no_net_is_expected_to_gain_more_than_one_did(machine):
         predictor.learn(seen, latency(1.0), -0.02)
     bare = expect(bind("prune(ratio=0.7) | onnx @ onnxruntime"), TORCH, machine)
     assert predictor.loss(bare)[0] >= -0.02
+
+
+def test_another_form_of_a_net_that_was_ruined_is_not_hoped_for(machine):
+    predictor, cut = Predictor(machine, TORCH), "prune(ratio=0.9)"
+    seen, other = (
+        expect(bind(f"{cut} | {form} @ onnxruntime"), TORCH, machine) for form in ("onnx", "onnx | simplify")
+    )
+    before = predictor.loss(other)[1]
+    predictor.learn(seen, {}, 0.3)
+    loss, doubt = predictor.loss(other)
+    assert loss > 10 * doubt
+    assert doubt < before / 10

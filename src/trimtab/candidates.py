@@ -151,6 +151,8 @@ class Predictor:
     """The least loss that was seen, or none: no candidate is expected to lose less."""
     _seen: list[Candidate] = field(default_factory=list)
     """Cut nets that were measured."""
+    _forms: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Structure -> the expected loss of each of its forms whose loss was seen, and the noise of that."""
     _known: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
     """Candidate -> latency, its log spread, loss, its doubt: valid until something is learned."""
 
@@ -171,6 +173,7 @@ class Predictor:
         """Return the expected loss and the doubt of each.
 
         What is expected to lose less than a net that was seen, cut by the same passes, loses less in proportion.
+        Another form of a net that was seen is doubted no more than their expected losses differ.
         """
         harder: dict[str, list[tuple[float, float]]] = {}
         for candidate, (loss, _) in zip(self._seen, self._learned(self._seen), strict=True):
@@ -178,8 +181,10 @@ class Predictor:
         found = []
         for candidate, (loss, doubt) in zip(candidates, self._learned(candidates), strict=True):
             raw, known = self._expected_loss(candidate), harder.get(_kinds(candidate), ())
-            loss = min([loss, *(seen * raw / worse for worse, seen in known if worse > raw)])
-            found.append((loss, doubt))
+            limits = (seen * raw / worse for worse, seen in known if worse > raw)
+            forms = self._forms.get(candidate.structure, ())
+            doubts = (math.hypot(noise, PLAIN_DOUBT + abs(raw - other)) for other, noise in forms)
+            found.append((min([loss, *limits]), min([doubt, *doubts])))
         return found
 
     def _learned(self, candidates: Sequence[Candidate]) -> Iterator[tuple[float, float]]:
@@ -227,7 +232,9 @@ class Predictor:
             self._least = min(self._least, loss)
             case = self._quality_case(candidate, ruined)
             self.quality.learn(case, error, noise / scale)
-            self._seen += [candidate] if candidate.structure and figures else []
+            if candidate.structure:
+                self._seen += [candidate] if figures else []
+                self._forms.setdefault(candidate.structure, []).append((self._expected_loss(candidate), noise))
         self._known.clear()
 
     def _raw(self, candidate: Candidate) -> float:
@@ -275,7 +282,7 @@ class Predictor:
 
     def _doubt(self, candidate: Candidate) -> float:
         """Return the doubt about an expected loss: more where more is expected."""
-        return 0.004 + candidate.facts.quality_loss / 2 + self._lack(candidate)
+        return PLAIN_DOUBT + candidate.facts.quality_loss / 2 + self._lack(candidate)
 
     def _lack(self, candidate: Candidate) -> float:
         return LACK * self._halvings(candidate) ** 2
@@ -306,8 +313,8 @@ the number of halvings. Seen on small residual nets, and corrected by what is me
 RUINED = 8.0
 """A loss so far beyond the expected one, in units of the doubt, of a net whose structure was cut, says nothing of how
 well its recovery or its conversion would do on another."""
-SCORE_NOISE, LEAST_DOUBT = 0.002, 0.001
-"""Least noise of a loss read on validation, and least doubt about an expected one, as shares."""
+SCORE_NOISE, PLAIN_DOUBT, LEAST_DOUBT = 0.002, 0.004, 0.001
+"""Least noise of a loss read on validation, doubt about one that is expected to be none, and least doubt, as shares."""
 
 
 def _kinds(candidate: Candidate) -> str:
