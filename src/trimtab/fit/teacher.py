@@ -66,7 +66,7 @@ class Teacher:
         Where the task changes its examples, batches get a `period` instead. `note` says so, or why the answers must be
         asked at each step. Raises TimeoutError from `check_time`.
         """
-        about = f"{self.precision} {torch.get_num_threads()} {order.count} {order.batches} {order.seed}"
+        about = f"{self.precision} {torch.get_num_threads()} {self.threads} {order.count} {order.batches} {order.seed}"
         key = f"{tensors.digest(checkpoint.copy_state(self.net))} {about}"
         if not (_LAST and _LAST[0].key == key and _LAST[0].task is self.view.task):
             _LAST[:] = [Kept(key, self.view.task)]
