@@ -142,7 +142,8 @@ def test_both_halves_are_saved_served_and_exported(opened, exporter, tmp_path):
     served = drive(exported, session, batch.inputs)
     assert np.allclose(served["output"], whole["output"], atol=1e-3)
     assert set(served["stage"]) == {1}
-    served = drive(replace(exported, program=again.program), session, batch.inputs)
-    same = served["stage"] == answer["stage"]
-    assert same.mean() > 0.98, "but for those whose confidence is within rounding of the threshold"
-    assert np.allclose(served["output"][same], answer["output"][same], atol=1e-3)
+    # an exit's threshold is the confidence of one of the examples: a little below it, rounding decides nothing
+    settled = replace(again.program, thresholds=tuple(each - 1e-4 for each in again.program.thresholds))
+    answer = Net.load(replace(again, program=settled)).answer(batch)
+    served = drive(replace(exported, program=settled), session, batch.inputs)
+    assert np.allclose(served["output"], answer["output"], atol=1e-3)

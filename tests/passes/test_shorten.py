@@ -111,10 +111,10 @@ def test_a_short_net_is_saved_recovered_and_cut_again(tmp_path):
     (tmp_path / "given").mkdir()
     given = registry("sources").take("zoo")().open("resnet(width=16, depth=2)", tmp_path / "given", view)
     base = Train(steps=200, lr=0.01).apply(given, Context(view, tmp_path / "base", HERE))
-    made = Shorten(share=0.7).apply(base, Context(view, tmp_path / "short", HERE))
+    made = Shorten(share=0.4).apply(base, Context(view, tmp_path / "short", HERE))
     made.save(tmp_path / "short")
     short = Model.open(tmp_path / "short")
-    assert short.facts.operations <= 0.71 * base.facts.operations
+    assert short.facts.operations <= 0.41 * base.facts.operations
     assert short.facts.cut == pytest.approx(1 - short.facts.operations / base.facts.operations)
     batch = next(view.batches("validation", 1000))
 
@@ -123,7 +123,7 @@ def test_a_short_net_is_saved_recovered_and_cut_again(tmp_path):
 
     recovered = Distill(steps=150).apply(short, Context(view, tmp_path / "out", HERE, base=base))
     assert accuracy(short) > 0.4, "the head alone tells more than chance"
-    assert accuracy(recovered) >= max(0.95, accuracy(short))
+    assert accuracy(recovered) > max(0.8, accuracy(short))
     assert Net.load(recovered).answer(batch)["output"].shape == (len(batch.targets), 10)
 
 

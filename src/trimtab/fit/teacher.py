@@ -75,7 +75,7 @@ class Teacher:
         few = self.view.task.collate([examples[i] for i in numbers[:1]])
         if self.view.task.augment(few, 0) is not few:
             self.period = VIEWS * order.batches
-            self.keeps = self._asked(few).nbytes * VIEWS * order.count <= LIMIT_MB * 1e6
+            self.keeps = _fit(self._asked(few), VIEWS * order.count)
             self.note = f"training examples change from epoch to epoch, and come again after {VIEWS} epochs"
         elif not self.kept.rows and steps > order.batches:
             self.kept.rows = self._rows(numbers, check_time)
@@ -140,9 +140,14 @@ class Teacher:
     def _why_not(self, batch: Batch, answers: Tensor, count: int) -> str:
         if answers.ndim > 2 and np.asarray(batch.targets).shape != answers.shape[:-1]:
             return "the teacher answers anew at each step: the valid length of its answers is not known"
-        if answers[:1].nbytes * count > LIMIT_MB * 1e6:
+        if not _fit(answers, count):
             return f"the teacher answers anew at each step: its answers take more than {LIMIT_MB:g} MB"
         return ""
+
+
+def _fit(answers: Tensor, count: int) -> bool:
+    """Tell whether the answers to so many examples may be kept."""
+    return answers[:1].nbytes * count <= LIMIT_MB * 1e6
 
 
 def valid(batch: Batch, answers: Tensor) -> Tensor | None:
