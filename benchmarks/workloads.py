@@ -44,8 +44,8 @@ from trimtab.values.tab import TAB_FILE
 
 NINETY = 0.9
 """Share of the final gain whose time is told."""
-MOST_SEEDS, BLOCKS = 10, 30
-"""Seeds that are looked for, and blocks of the race between them."""
+MOST_SEEDS, BLOCKS, LONGEST_S = 10, 30, 60.0
+"""Seeds that are looked for, blocks of the race between them, and the seconds for which there may be fewer."""
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,7 @@ def by_seed(workload: Workload, store: Store | None = None) -> Iterator[dict[str
     shop = workshop(workload, store)
     with contextlib.ExitStack() as stack:
         racers = [stack.enter_context(_racer(folder(workload, seed) / BUNDLE, shop)) for seed in found]
-        latencies = [figures[0] for figures in race(racers, axes().meters["latency"], BLOCKS).figures]
+        latencies = [figures[0] for figures in race(racers, axes().meters["latency"], BLOCKS, LONGEST_S).figures]
     for (seed, document), latency in zip(found.items(), latencies, strict=True):
         about = {"group": workload.id, "recipe": document["recipe"], "processor": shop.machine.cpu}
         yield {**latency.to_json(), "name": f"seed_{seed}", **about}

@@ -101,6 +101,13 @@ def test_one_and_three_contestants(probe):
     assert [ratio.value for ratio in three.ratios] == pytest.approx([2, 4], rel=1e-3)
 
 
+@pytest.mark.parametrize(("longest_s", "blocks"), [(0.0, 6), (1e6, 12)])
+def test_a_race_that_lasts_too_long_has_fewer_blocks(probe, longest_s, blocks):
+    runners = [Runner(name, [], lambda block: 0.001) for name in "AB"]
+    result = race([(runner, probe) for runner in runners], Latency(), 12, longest_s)
+    assert result.conditions["blocks"] == blocks
+
+
 def test_a_meter_without_figures_gives_no_ratio(probe):
     free = replace(probe, machine=replace(probe.machine, usd_per_hour=0.0))
     runners = [Runner(name, [], lambda block: 0.001) for name in "AB"]

@@ -37,6 +37,8 @@ from trimtab.verify import Evidence, judge, overall
 
 CALL_S = 300.0
 """Time limit of one call to a worker; compiling counts."""
+BLOCKS, LONGEST_S = 30, 240.0
+"""Blocks of the race between all, and the seconds for which there may be fewer."""
 START = """
 import os, sys
 os.environ.update({variables!r})
@@ -213,7 +215,7 @@ def final(entrants: Sequence[tuple[Entrant, Runtime]], ring: Ring) -> dict[str, 
             (stack.enter_context(serving(entrant, runtime, ring)), ring.probe(entrant.model, runtime))
             for entrant, runtime in entrants
         ]
-        found = race(contestants, meter, measure.FINAL_BLOCKS)
+        found = race(contestants, meter, BLOCKS, LONGEST_S)
     names = [entrant.name for entrant, _ in entrants]
     latencies = {name: figures[0].to_json() for name, figures in zip(names, found.figures, strict=True)}
     ratios = {name: _inverse(ratio) for name, ratio in zip(names[1:], found.ratios, strict=True)}

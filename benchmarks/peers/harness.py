@@ -231,7 +231,8 @@ def compete(stand: Stand, judging_s: float = math.inf) -> None:
             if "runtime" in known:
                 racers.append((entrant, bind_runtime(known["runtime"])))
         found.append(known)
-    key = json.dumps([[entrant.name, contest.identity(entrant, ring), str(at)] for entrant, at in racers])
+    known_by = [[entrant.name, contest.identity(entrant, ring), str(at)] for entrant, at in racers]
+    key = json.dumps([known_by, contest.BLOCKS, contest.LONGEST_S])
     _say(f"{stand.workload.id}: racing {len(racers)} artefacts")
     race = contest.kept(stand.folder / "race.json", key, lambda: contest.final(racers, ring))
     machine = stand.shop.machine.to_json()

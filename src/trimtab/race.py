@@ -20,7 +20,7 @@ from trimtab.values.figure import Figure
 
 BLOCKS = 10
 LONGEST_S = 15.0
-"""A race of slow models has fewer blocks, so that it lasts about this long at the most..."""
+"""A race of many or slow models has fewer blocks, so that it lasts about this long at the most..."""
 FEWEST = 6
 """... but no fewer than a median needs for its interval."""
 
@@ -54,7 +54,9 @@ class Race:
         return tuple(_differs(ratio) for ratio in self.ratios)
 
 
-def race(contestants: Sequence[tuple[Racer, Probe]], meter: Meter, blocks: int = BLOCKS) -> Race:
+def race(
+    contestants: Sequence[tuple[Racer, Probe]], meter: Meter, blocks: int = BLOCKS, longest_s: float = LONGEST_S
+) -> Race:
     """Read `meter` on each contestant in turn, up to `blocks` times; a block lasts about its probe's `seconds`.
 
     Raises:
@@ -68,7 +70,7 @@ def race(contestants: Sequence[tuple[Racer, Probe]], meter: Meter, blocks: int =
     try:
         begun = time.monotonic()
         _round(contestants, meter)
-        blocks = max(min(blocks, FEWEST), min(blocks, int(LONGEST_S / (time.monotonic() - begun))))
+        blocks = max(min(blocks, FEWEST), min(blocks, int(longest_s / (time.monotonic() - begun))))
         before = _weather(contestants[0][0])
         rounds = [_round(contestants, meter) for _ in range(blocks)]
         now = _weather(contestants[0][0])
