@@ -123,6 +123,7 @@ class _Training:
         self.soft = soft(view.task.objective, settings.temperature)
         self.whole = nn.ModuleList([net, *([self.features] if self.features else [])])
         self.optimizer = optimizer(self.whole, settings)
+        self.net.train()
 
     def run(self) -> Report:
         """Train to the end, from the checkpoint where there is one."""
@@ -165,7 +166,6 @@ class _Training:
             self._tell(progress, loss)
 
     def _step(self, step: int) -> float:
-        self.net.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.peak * rate(self.settings, step, self.total)
         loss = self._loss(step)
@@ -185,7 +185,9 @@ class _Training:
     def _loss(self, step: int) -> Tensor:
         if self.teacher is not None and self.teacher.period:
             step %= self.teacher.period
-        batch = self._batch(step)
+            batch = self.teacher.batch(step, self._batch)
+        else:
+            batch = self._batch(step)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.precision == "bf16"):
             outputs = self.net.scores(batch)
         outputs, loss = outputs.float(), torch.zeros(())
@@ -248,6 +250,7 @@ class _Training:
         if self.metric is None or (self.teacher is not None and self.settings.patience is None):
             return  # what is recovered is measured afterwards, on every example
         value = evaluate(self.net, self.view, "validation", self.metric)
+        self.net.train()
         entry[self.metric.name] = value
         if self.settings.patience is None:
             return

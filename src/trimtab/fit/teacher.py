@@ -2,15 +2,15 @@
 
 A teacher is as large as the base: asked at each step it costs more than a small pupil. Where the task does not change
 its examples from epoch to epoch, the answers are worked out beforehand, in blocks that do not depend on the order of
-training. Where it does, batches come again after VIEWS epochs, and an answer is kept from the first time on. Either
-way a resumed training sees the same bits, and the next training in this process with the same teacher and task finds
-the answers ready: the candidates of a search share one teacher.
+training. Where it does, batches come again after VIEWS epochs, and they and their answers are kept from the first time
+on. Either way a resumed training sees the same bits, and the next training in this process with the same teacher and
+task finds the answers ready: the candidates of a search share one teacher.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from trimtab.values.task import Batch, Task, TaskView
 
 BLOCK = 64
 LIMIT_MB = 256.0
-"""Memory that kept answers may take."""
-VIEWS = 8
-"""Epochs after which changed examples come again."""
+"""Memory that kept answers may take, and kept batches."""
+VIEWS = 4
+"""Epochs after which changed examples come again: a pruned net learnt as much from 4 views of each as from 8."""
 TOGETHER = 4
 """Batches of changed examples that are asked for at once: large ones are answered quicker than small ones."""
 
@@ -40,6 +40,8 @@ class Kept:
     """Of every example, where the task does not change them."""
     batches: dict[int, Tensor] = field(default_factory=dict)
     """Of the batch of a step, where it does."""
+    inputs: dict[int, Batch] = field(default_factory=dict)
+    """The batch of a step itself."""
 
 
 _LAST: list[Kept] = []
@@ -58,6 +60,8 @@ class Teacher:
         """Steps after which batches come again; 0: never, or what they hold is known."""
         self.keeps = False
         """Whether the answers to a period's batches are few enough to be kept."""
+        self.keeps_batches = False
+        """Whether the batches themselves are."""
         self.note = ""
 
     def prepare(self, order: Order, steps: int, check_time: Callable[[], None]) -> None:
@@ -75,7 +79,8 @@ class Teacher:
         few = self.view.task.collate([examples[i] for i in numbers[:1]])
         if self.view.task.augment(few, 0) is not few:
             self.period = VIEWS * order.batches
-            self.keeps = _fit(self._asked(few), VIEWS * order.count)
+            self.keeps = _fit(self._asked(few).nbytes, VIEWS * order.count)
+            self.keeps_batches = _fit(sum(array.nbytes for array in few.inputs.values()), VIEWS * order.count)
             self.note = f"training examples change from epoch to epoch, and come again after {VIEWS} epochs"
         elif not self.kept.rows and steps > order.batches:
             self.kept.rows = self._rows(numbers, check_time)
@@ -95,6 +100,18 @@ class Teacher:
                 rows[index] = answer[:count].clone()
         return [row for row in rows if row is not None]
 
+    def batch(self, step: int, batch_of: Callable[[int], Batch]) -> Batch:
+        """Return what `batch_of` gives for a step below `period`, kept from the first time on where there is room.
+
+        The arrays are the caller's own: a net may change them.
+        """
+        if not self.keeps_batches:
+            return batch_of(step)
+        if step not in self.kept.inputs:
+            self.kept.inputs[step] = batch_of(step)
+        batch = self.kept.inputs[step]
+        return replace(batch, inputs={name: array.copy() for name, array in batch.inputs.items()})
+
     def answer(self, batch: Batch, chosen: Sequence[int], step: int, batch_of: Callable[[int], Batch]) -> Tensor:
         """Return the answers to the batch of a step, which holds the `chosen` examples; from memory if they are there.
 
@@ -113,7 +130,7 @@ class Teacher:
         if step not in self.kept.batches:
             first = step - step % TOGETHER
             steps = range(first, min(first + TOGETHER, self.period))
-            answers = self._together([batch if one == step else batch_of(one) for one in steps])
+            answers = self._together([batch if one == step else self.batch(one, batch_of) for one in steps])
             self.kept.batches.update(zip(steps, answers, strict=True))
         return self.kept.batches[step]
 
@@ -140,14 +157,14 @@ class Teacher:
     def _why_not(self, batch: Batch, answers: Tensor, count: int) -> str:
         if answers.ndim > 2 and np.asarray(batch.targets).shape != answers.shape[:-1]:
             return "the teacher answers anew at each step: the valid length of its answers is not known"
-        if not _fit(answers, count):
+        if not _fit(answers[:1].nbytes, count):
             return f"the teacher answers anew at each step: its answers take more than {LIMIT_MB:g} MB"
         return ""
 
 
-def _fit(answers: Tensor, count: int) -> bool:
-    """Tell whether the answers to so many examples may be kept."""
-    return answers[:1].nbytes * count <= LIMIT_MB * 1e6
+def _fit(size: int, count: int) -> bool:
+    """Tell whether so many things of so many bytes may be kept."""
+    return size * count <= LIMIT_MB * 1e6
 
 
 def valid(batch: Batch, answers: Tensor) -> Tensor | None:

@@ -55,7 +55,7 @@ class Distill(Pass):
 
     formats: ClassVar = {"torch": "torch"}
     stage: ClassVar[Stage] = "recover"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     uses: ClassVar[frozenset[Use]] = frozenset({"train", "validation", "base", "seed"})
 
     def __post_init__(self) -> None:
