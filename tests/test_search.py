@@ -171,12 +171,14 @@ def test_a_bolder_bet_gains_only_where_the_surer_ones_pass():
 
 def test_an_unsure_form_of_a_net_does_not_hide_how_a_sure_one_could_be_served():
     bold, other = trial(1.0, 0.15), Candidate(Bound((Stem(),), bind("@ null(delay_ms=3)").runtime), FACTS)
-    bold = replace(bold, candidate=other)
+    bold = replace(bold, candidate=replace(other, facts=replace(FACTS, quality_loss=0.01)))
     found = search(trial(4.0, 0.99), bold)
     found.predictor = SimpleNamespace(
         figures=lambda one: {"latency_ms": Figure("latency_ms", 3.0, "ms", 3.0, 3.0)}, loss=lambda one: (0.0, 0.002)
     )
     assert found.expected_gain(other, found.bars) > 0.1
+    found.trials[1] = replace(bold, candidate=other)
+    assert found.expected_gain(other, found.bars) < 0.05, "a form that loses no more was seen to be unsure"
     found.trials[1] = replace(bold, chance=0.99)
     assert found.expected_gain(other, found.bars) == pytest.approx(0.0, abs=1e-3)
 

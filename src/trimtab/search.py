@@ -34,7 +34,7 @@ from trimtab.verify import LIKELY_DISCORDANCE, Judgement, judge
 from trimtab.workers import Crew
 
 Floats = NDArray[np.float64]
-Bars = tuple[Sequence[tuple[float, float]], Mapping[str, Sequence[tuple[float, float]]]]
+Bars = tuple[Sequence[tuple[float, float]], Mapping[str, Sequence["Trial"]]]
 Z95 = 1.645
 WORTH_TRYING = 0.02
 """The search is over when no candidate's expected gain in log cost, times its chance, is above this."""
@@ -240,10 +240,10 @@ class Search:
 
     @property
     def bars(self) -> Bars:
-        """Return what a gain is measured by: the ends that the walk would have now, and (chance, cost) by structure."""
-        found: dict[str, list[tuple[float, float]]] = {}
+        """Return what a gain is measured by: the ends that the walk would have now, and what was seen by structure."""
+        found: dict[str, list[Trial]] = {}
         for trial in self.eligible():
-            found.setdefault(trial.candidate.structure, []).append((trial.chance, self.cost(trial)))
+            found.setdefault(trial.candidate.structure, []).append(trial)
         return self.outcomes(), found
 
     def outcomes(self) -> list[tuple[float, float]]:
@@ -278,7 +278,8 @@ class Search:
 
         What passes or fails with others gains only what lies below the cheapest of them. What is bolder than another
         passes only where that one does, so a bolder one gains on it alone, and a surer one on what is left without it.
-        Another form of a net that was tried gains what lies below those of its forms that are as sure.
+        Another form of a net that was tried gains what lies below those of its forms that are as sure, and is no surer
+        than those that were expected to lose no more.
         """
         outcomes, of_structures = bars
         predicted = self.predictor.figures(candidate)
@@ -287,7 +288,10 @@ class Search:
         loss, doubt = self.predictor.loss(candidate)
         chance = expected_chance(self.tolerance - loss, doubt, self._sealed_error(candidate), self.aim.confidence)
         forms = of_structures.get(candidate.structure, ())
-        own = min((cost for sure, cost in forms if sure >= chance - SAME_CHANCE), default=math.inf)
+        alike = [one for one in forms if one.candidate.facts.quality_loss <= candidate.facts.quality_loss]
+        if candidate.structure and alike:
+            chance = min(chance, max(one.chance for one in alike))
+        own = min((self.cost(one) for one in forms if one.chance >= chance - SAME_CHANCE), default=math.inf)
         cost = self._expected_cost(predicted)
         gain, bolder = 0.0, 1.0
         for share, bar in outcomes:

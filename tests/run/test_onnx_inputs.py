@@ -1,6 +1,6 @@
 """Calibration inputs: what each part is really fed, whatever the program, and never NaN."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -57,10 +57,13 @@ def test_a_decoder_is_fed_what_greedy_decoding_feeds_it(greedy):
     assert given == sorted(expected.T.tolist())
 
 
-def test_the_second_stage_sees_the_unsure_rows_only(cascade):
-    (feed,) = [f for f in inputs(cascade).of("large") if len(f["features"]) < 16][:1] or [None]
-    assert feed is not None
-    assert set(feed) == {"features", "hidden"}
+def test_the_second_stage_sees_all_rows_however_sure_the_first_is(cascade):
+    model = Model.open(cascade.folder)
+    sure = replace(model, program=replace(model.program, thresholds=(0.0,)))
+    for one in (model, sure):
+        feeds = list(Inputs(one, TaskView(Given(cascade.inputs))).of("large"))
+        assert sum(len(feed["features"]) for feed in feeds) == len(cascade.inputs["features"])
+        assert set(feeds[0]) == {"features", "hidden"}
 
 
 def test_long_programs_are_sampled_fairly(stateful):

@@ -58,7 +58,7 @@ class Nncf(Pass):
 
     formats: ClassVar[Mapping[str, str]] = {"onnx": "openvino"}
     stage: ClassVar[Stage] = "precision"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     uses: ClassVar[frozenset[Use]] = frozenset({"train", "seed", "machine"})
 
     def __post_init__(self) -> None:

@@ -67,7 +67,7 @@ class Quantize(Pass):
 
     formats: ClassVar[Mapping[str, str]] = {"onnx": "onnx"}
     stage: ClassVar[Stage] = "precision"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     uses: ClassVar[frozenset[Use]] = frozenset({"train", "seed", "machine"})
     needs: ClassVar[frozenset[str]] = frozenset({"ranges"})
 

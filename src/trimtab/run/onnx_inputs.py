@@ -1,13 +1,15 @@
 """What each part of a model is fed on training examples: the ground of calibration, whatever the program.
 
 A part that answers in one call is fed batches as they come, so that little memory is held. For scans, decoding loops
-and cascades the float model runs, and what its parts were given is written down.
+and cascades the float model runs, and what its parts were given is written down. In a cascade every stage is asked:
+where an earlier one is nearly always sure, too few examples for a range would come to the next, or none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from trimtab.errors import DataError
 from trimtab.run import onnx_check
 from trimtab.run.onnx_guard import guarded
 from trimtab.run.program import drive
-from trimtab.values.model import Model, Single
+from trimtab.values.model import Cascade, Model, Single
 from trimtab.values.session import Arrays
 from trimtab.values.task import Batch, TaskView
 
@@ -73,7 +75,7 @@ class Inputs:
             session = _Recorder(graphs, self._recorded, np.random.default_rng(self.seed), self.samples)
             for batch in self._batches(min(self.samples, DRIVEN)):
                 self.check_time()
-                drive(self.model, session, batch.inputs)
+                drive(_never_sure(self.model), session, batch.inputs)
             for feeds in self._recorded.values():
                 np.random.default_rng(self.seed).shuffle(feeds)
         return self._recorded
@@ -108,6 +110,14 @@ class _Recorder:
             kept[place : place + 1] = [{name: np.array(value) for name, value in inputs.items()}]
         names = [value.name for value in self.graphs[part].get_outputs()]
         return dict(zip(names, self.graphs[part].run(names, dict(inputs)), strict=True))
+
+
+def _never_sure(model: Model) -> Model:
+    """Return the model; a cascade asks all its stages, however sure the first are."""
+    program = model.program
+    if not isinstance(program, Cascade):
+        return model
+    return replace(model, program=replace(program, thresholds=(math.inf,) * len(program.thresholds)))
 
 
 def _check_finite(batch: Batch, ids: list[str]) -> None:
