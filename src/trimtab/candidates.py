@@ -307,7 +307,7 @@ QUALITY_PATHS: Mapping[str, str] = {"kinds": "depth"}
 """What a cut loses tells most of cuts nearly as deep, and of less deep ones whatever deeper ones lost."""
 TIMING_NOISE, LEFT_OVER = 0.08, 0.1
 """Noise of a timing, and what no shared property explains, both as standard deviations of a log."""
-LACK = 0.00025
+LACK = 0.00015
 """Share of the score that a net with half the operations lacks however long it is fitted; it grows with the square of
 the number of halvings. Seen on small residual nets, and corrected by what is measured."""
 RUINED = 8.0

@@ -36,7 +36,7 @@ from trimtab.workers import Crew
 Floats = NDArray[np.float64]
 Bars = tuple[Sequence[tuple[float, float]], Mapping[str, Sequence["Trial"]]]
 Z95 = 1.645
-WORTH_TRYING = 0.02
+WORTH_TRYING = 0.005
 """The search is over when no candidate's expected gain in log cost, times its chance, is above this."""
 WORTH_GOING_ON = 0.5
 """What is less likely than this to pass is not cut once more."""

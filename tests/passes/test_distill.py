@@ -104,6 +104,15 @@ def test_a_second_recovery_asks_the_same_teacher(machine):
     assert Distill(steps=64).seconds(once, machine) == pytest.approx(Distill(steps=64).seconds(cut, machine))
 
 
+def test_one_recovery_after_another_wins_back_what_one_as_long_does(machine):
+    cut = Facts("torch", 1_000_000, 80_000_000, {"conv": 9}, quality_loss=0.9, cut=0.9)
+    twice = Distill(steps=512).predict(Distill(steps=512).predict(cut, machine), machine)
+    whole = Distill(steps=1024).predict(cut, machine)
+    assert twice.quality_loss == pytest.approx(whole.quality_loss)
+    anew = Distill(steps=512).predict(replace(twice, cut=0.5, quality_loss=0.9), machine)
+    assert anew.quality_loss == pytest.approx(Distill(steps=512).predict(cut, machine).quality_loss)
+
+
 def test_labels_alone_need_labels(view, base, tmp_path):
     class Bare(type(view.task)):
         objective = "none"

@@ -7,6 +7,7 @@ import pytest
 
 from trimtab.errors import DataError, UnknownName
 from trimtab.plan import chips
+from trimtab.plan.rates import Rates, constants
 from trimtab.values.chip import Chip
 
 TABLES = Path(__file__).resolve().parents[2] / "benchmarks" / "tables"
@@ -47,6 +48,21 @@ def test_facts_make_sense(name):
     assert "peak_tflops" in chip.sources
     assert not chip.usd_per_hour or (chip.price_date and chip.sources["usd_per_hour"])
     assert chip.spot_usd_per_hour <= chip.usd_per_hour or not chip.usd_per_hour
+
+
+@pytest.mark.parametrize("name", [name for name in chips.names() if chips.load(name).has("bf16")])
+def test_products_are_no_faster_than_the_peak(name):
+    chip = chips.load(name)
+    rates = Rates(chip, constants())
+    for dtype in chip.peak_tflops:
+        assert rates.product_rate(dtype) <= chip.peak(dtype) * 1e12
+
+
+@pytest.mark.parametrize(("one", "twin"), [("h800-sxm-80gb", "h100-sxm-80gb"), ("a800-sxm-80gb", "a100-sxm-80gb")])
+def test_the_same_die_multiplies_as_fast_whatever_its_links(one, twin):
+    first, second = (Rates(chips.load(name), constants()) for name in (one, twin))
+    assert first.product_rate("bf16") == pytest.approx(second.product_rate("bf16"))
+    assert first.attention_rate("native") == pytest.approx(second.attention_rate("native"))
 
 
 def test_names_may_be_short_where_they_tell():

@@ -79,6 +79,7 @@ def test_other_records_of_a_tab_are_passed_by_and_lines_are_counted_from_its_fir
         ("count,step_s\nmany,1\n", "line 2, count: invalid literal"),
         ("count,step_s\n16,0\n", "line 2: step_s is 0"),
         ("count,step_s\n16,nan\n", "line 2: step_s is nan"),
+        ("count,pp,step_s\n16,0,1\n", "line 2: pp is 0"),
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path, text, message):
@@ -102,6 +103,13 @@ def test_runs_that_cannot_be_planned_are_told_with_their_line(tmp_path, words, m
     path.write_text("batch,step_s\n64,1\n")
     with pytest.raises(UsageError, match=message):
         verbs.missed(words, path)
+
+
+def test_columns_may_be_spelt_as_the_options_are_and_rows_may_be_longer(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("Count, micro-batch ,step_s\n16,2,1,\n")
+    (run,) = misses.read_runs(path)
+    assert (run["count"], run["micro_batch"], run["step_s"]) == (16, 2, 1.0)
 
 
 def test_no_file(tmp_path):

@@ -28,6 +28,8 @@ MODELS = {
     "gpt2_large": "gpt:774m",
     "Falcon 180B": "falcon:180b",
     "Nemotron-340B": "nemotron:340b",
+    "NEMOTRON4_340B": "nemotron:340b",
+    "meta-llama/Meta-Llama-3.1-8B-Instruct": "llama3:8b",
 }
 CHIPS = {
     "NVIDIA A100-SXM4-80GB (400W)": "a100-sxm-80gb",
@@ -48,6 +50,15 @@ CHIPS = {
     "NVIDIA L40S": "l40s-48gb",
     "NVIDIA L40": "l40-48gb",
     "NVIDIA RTX A5000": "rtx-a5000-24gb",
+    "A100 (40GB)": "a100-sxm-40gb",
+    "H100 (PCIe)": "h100-pcie-80gb",
+    "A100-SXM (8-GPU node)": "a100-sxm-80gb",
+    "TPUv4": "tpu-v4",
+    "TPU v6e": "tpu-v6e",
+    "v5p-128": "tpu-v5p",
+    "Intel Gaudi 2": "gaudi2",
+    "V100-SXM2-16GB": "v100-sxm2-16gb",
+    "NVIDIA B200 192 GB": "b200-sxm-180gb",
 }
 
 
@@ -66,13 +77,15 @@ def test_every_shelf_name_is_its_own():
     assert {architecture(name.replace(":", "-")).name for name in models.names()} >= set(models.names())
 
 
-@pytest.mark.parametrize("text", ["nvidia/NVIDIA-Nemotron-Nano-9B-v2", "SANA1.5_1.6B", "Llama-3.1-71B", ""])
+@pytest.mark.parametrize(
+    "text", ["nvidia/NVIDIA-Nemotron-Nano-9B-v2", "SANA1.5_1.6B", "Llama-3.1-71B", "DeepSeek-R1-0528-Qwen3-8B", ""]
+)
 def test_other_models_are_not_planned(text):
     with pytest.raises(NotPlanned, match="no architecture"):
         architecture(text)
 
 
-@pytest.mark.parametrize("text", ["NVIDIA H100-SXM5-96GB", "x900_80gb", "N/A", ""])
+@pytest.mark.parametrize("text", ["NVIDIA H100-SXM5-96GB", "GH200-144GB", "x900_80gb", "N/A", ""])
 def test_other_chips_are_not_planned(text):
     with pytest.raises(NotPlanned, match="no chip"):
         chip(text)

@@ -56,8 +56,22 @@ def test_a_lone_sequence_waits_for_no_other_prompt():
     assert job.tokens_per_s < 1 / job.token_s, "its own prompt is read before"
 
 
+def test_a_request_that_is_served_alone_waits_for_its_prompt_only():
+    alone = Serving(LLAMA, H100, 1024, 128)
+    assert alone.waiting_s == pytest.approx(alone.first_token_s)
+    assert replace(alone, batch=2).waiting_s > 1.1 * alone.waiting_s
+
+
+def test_cards_of_one_host_serve_together_what_one_cannot_hold():
+    found = plan_serving(ServeOrder(models.named("llama2:70b"), weights="fp8"), [chips.load("l40s-48gb")])
+    assert {plan["count"] for plan in found["plans"]} <= {2, 4, 8}
+    assert found["plans"]
+
+
 def test_limits_are_kept_and_reasons_told():
-    found = plan_serving(ServeOrder(LLAMA, ttft_s=0.5, tpot_s=0.03), [H100, L4, chips.load("xeon-8480")])
+    found = plan_serving(
+        ServeOrder(LLAMA, ttft_s=0.5, tpot_s=0.03), [H100, replace(L4, link_chips=1), chips.load("xeon-8480")]
+    )
     assert {plan["chip"] for plan in found["plans"]} == {"h100-sxm-80gb"}
     assert all(plan["figures"]["tpot_ms"]["value"] <= 30 for plan in found["plans"])
     assert {one["chip"]: one["why"] for one in found["rejected"]}["xeon-8480"].startswith("a host processor")

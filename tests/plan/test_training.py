@@ -118,6 +118,12 @@ def test_a_shard_that_was_asked_for_is_what_is_tried():
     assert "shard=3 does not divide" in trainings.best(replace(order, fixed={"shard": 3}), H100, 64)
 
 
+def test_a_sequence_that_no_chip_holds_is_shared_out():
+    order = trainings.Order(models.named("llama3:8b"), 1e12, seq=1 << 20, batch=8)
+    assert trainings.best(order, H100, 64).job.layout.cp > 1
+    assert {memory.job.layout.cp for memory in trainings.tried(replace(order, seq=8192), H100, 64)} == {1}
+
+
 BROKEN = {
     "nothing else is shared out so": {"shard": 2, "dp": 2},
     "shard=3 does not divide dp x cp": {"shard": 3, "dp": 8, "zero": 3},

@@ -1,6 +1,8 @@
 """The planner is held against published tables: their tab is not stale, goals hold, and bad tables are told."""
 
+import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -101,15 +103,84 @@ def copied(tmp_path, name, change):
     ("name", "change", "message"),
     [
         ("train_korthikanti_2022.csv", lambda text: text.replace("iter_time_s,", "iteration,"), "lacks the column"),
-        ("train_vtrain_singlenode.csv", lambda text: text.replace("158.717599", "fast"), "line 2: could not convert"),
-        ("train_vtrain_singlenode.csv", lambda text: text.replace("158.717599", "0"), "line 2"),
-        ("train_vtrain_singlenode.csv", lambda text: text + "4,A100\n", "line 322"),
+        (
+            "train_vtrain_singlenode.csv",
+            lambda text: "\n".join(text.replace("158.717599", "fast").splitlines()[:2]),
+            "line 2: could not convert",
+        ),
         ("train_vtrain_singlenode.csv", lambda text: text.replace("hidden,", "width,", 1), "lacks the column 'hidden'"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said(tmp_path, name, change, message):
     with pytest.raises(DataError, match=message):
         validate(copied(tmp_path, name, change))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda text: text.replace("158.717599", "fast"), "line 2: could not convert string to float: 'fast'"),
+        (lambda text: text.replace("158.717599", "0"), "line 2: .* measured 0.0"),
+        (lambda text: text.replace("158.717599", ""), "line 2: could not convert"),
+        (lambda text: text.replace("158.717599", "nan"), "line 2: .* measured nan"),
+        (lambda text: text + "4,A100\n", "line 322: invalid literal"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_not_scored_and_its_line_is_told(tmp_path, change, reason):
+    folder = copied(tmp_path, "train_vtrain_singlenode.csv", change)
+    found = list(read(folder))
+    (skipped,) = [case.reason for _, case in found if isinstance(case, Skipped)]
+    assert re.search(reason, skipped)
+    assert len(found) >= 320
+
+
+def table(tmp_path, name, **cells):
+    """Write the first row of a table, some of its cells changed."""
+    with (TABLES / name).open(newline="") as file:
+        row = next(csv.DictReader(file)) | cells
+    with (tmp_path / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        writer.writeheader()
+        writer.writerow(row)
+    return [case for _, case in read(tmp_path, [name])]
+
+
+def test_a_pipelined_row_of_torchtitan_has_as_many_micro_batches_as_stages(tmp_path):
+    cells = {"model": "Llama3.1-405B", "gpus": "512", "fsdp": "8", "tp": "8", "pp": "8", "local_batch": "32"}
+    cells |= {"act_ckpt": "full", "torch_compile": "1", "float8": "1", "tokens_per_s_per_gpu": "100"}
+    plain, memory = table(tmp_path, "train_torchtitan.csv", **cells, pp_schedule="1F1B", peak_mem_gib="82.5")
+    quicker, _ = table(tmp_path, "train_torchtitan.csv", **cells, pp_schedule="Interleaved 1F1B", peak_mem_gib="72.7")
+    assert 70 < plain.predicted < quicker.predicted < 200
+    assert memory.predicted < 100
+    (strange,) = table(tmp_path, "train_torchtitan.csv", act_ckpt="some of it")
+    assert strange.reason == "recomputation 'some of it' is not known"
+
+
+def test_formats_of_numbers_are_read(tmp_path):
+    def rate(name, **cells):
+        return table(tmp_path, name, **cells)[0]
+
+    mpt, titan = "train_mpt_llmfoundry.csv", "train_torchtitan.csv"
+    assert rate(mpt, precision="amp_fp8").predicted > 1.1 * rate(mpt).predicted
+    assert rate(titan, float8="mxfp8").predicted == rate(titan, float8="float8 tensorwise").predicted
+    assert rate("train_nvidia_nemo.csv", precision="NVFP4").reason == "precision 'NVFP4' is not known"
+    assert rate("train_nvidia_nemo.csv", fsdp="1").regime == "sharded-megatron-core"
+    assert rate("train_nvidia_nemo.csv", fsdp="0").regime != "sharded-megatron-core"
+
+
+def test_chips_that_are_linked_beyond_their_node_are_so_in_mlperf(tmp_path):
+    cells = {"division": "closed", "benchmark": "bert", "nodes": "16", "accel_per_node": "4", "host_net": ""}
+    cells |= {"global_batch_size": "4096"}
+    found = [
+        table(tmp_path, "train_mlperf_all_rounds.csv", **cells, accelerator=name)[0].predicted
+        for name in ("TPU-v5p", "NVIDIA GB200")
+    ]
+    assert all(minutes < 3 for minutes in found)
+
+
+def test_watts_that_are_not_known_are_not_scored(tmp_path):
+    (found,) = table(tmp_path, "energy_patterson2021.csv", processor="TPU v5p")
+    assert found.reason == "the watts of tpu-v5p are not known"
 
 
 def test_no_tables(tmp_path):

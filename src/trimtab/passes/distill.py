@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from trimtab.errors import Refused
-from trimtab.fit.effort import precision_of, step_seconds, steps_worth, still_lost, uncut
+from trimtab.fit.effort import epochs_worth, precision_of, step_seconds, steps_worth, still_lost, uncut
 from trimtab.fit.loop import fit
 from trimtab.fit.program import Net, unfit
 from trimtab.fit.settings import Settings, Surroundings
@@ -22,6 +22,8 @@ from trimtab.values.model import Model
 
 DEAR_TEACHER = 2.5
 """Times as long as a step on labels alone a step with the teacher takes, from which both are offered."""
+ASKED = 500
+"""Steps after which a teacher's answers come again: four epochs of a small data set (`trimtab.fit.teacher`)."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,22 @@ class Distill(Pass):
         return tuple(cls(steps=steps, alpha=alpha, precision=precision) for steps, alpha in offered)
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
-        """Expect the more to be won back, the longer it takes."""
-        lost, whole = facts.quality_loss * still_lost(self.epochs, self.steps, facts.layers.get("conv", 0)), facts.whole
+        """Expect the more to be won back, the longer it takes; one recovery after another is one that is as long."""
+        whole, before = facts.whole, facts.recovered
         if facts.cut:
-            whole = max(whole, round(uncut(facts)))
-        return replace(facts, cut=0.0, whole=whole, quality_loss=lost)
+            whole, before = max(whole, round(uncut(facts))), 0.0
+        after = before + epochs_worth(self.epochs, self.steps, facts.layers.get("conv", 0))
+        lost = facts.quality_loss * still_lost(after) / still_lost(before)
+        return replace(facts, cut=0.0, whole=whole, recovered=after, quality_loss=lost)
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
-        """Expect what the steps take; epochs tell nothing without the number of examples."""
-        step = step_seconds(facts, machine, self.batch, taught=self.alpha > 0, precision=self.precision)
-        return self.steps * step if self.steps and step else None
+        """Expect what the steps take, and the teacher; epochs tell nothing without the number of examples."""
+        asked, own = (
+            step_seconds(facts, machine, self.batch, taught=t, precision=self.precision) for t in (True, False)
+        )
+        if not self.steps or not own:
+            return None
+        return self.steps * own + (min(self.steps, ASKED) * (asked - own) if self.alpha > 0 else 0.0)
 
     def refuses(self, model: Model, machine: Machine) -> str | None:
         """Take one call, a scan or a decoder; a cascade has no one loss."""

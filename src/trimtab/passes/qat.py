@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from trimtab.errors import Refused
-from trimtab.fit.effort import step_seconds, steps_worth, still_lost
+from trimtab.fit.effort import epochs_worth, step_seconds, steps_worth, still_lost
 from trimtab.fit.fake import attach, detach
 from trimtab.fit.loop import fit
 from trimtab.fit.optimizer import settled
@@ -72,9 +72,8 @@ class Qat(Pass):
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect what distillation wins back; weights on a grid cost a little themselves."""
-        lost = facts.quality_loss * still_lost(self.epochs, self.steps, facts.layers.get("conv", 0)) + 0.001 * 4.0 ** (
-            8 - self.weights
-        )
+        left = still_lost(epochs_worth(self.epochs, self.steps, facts.layers.get("conv", 0)))
+        lost = facts.quality_loss * left + 0.001 * 4.0 ** (8 - self.weights)
         return replace(facts, cut=0.0, quality_loss=min(1.0, lost))
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:

@@ -27,6 +27,8 @@ QUANTITIES = ("step_s", "tokens_per_s", "mfu", "memory_gib")
 LAYOUT = ("tp", "pp", "dp", "cp", "ep", "zero", "shard", "micro_batch", "interleave")
 NUMBERS = (*LAYOUT, "count", "batch", "seq")
 """Columns that are whole numbers, and options of the command too; `on`, `dtype`, `stack` and `recompute` are words."""
+OR_NONE = ("zero", "shard")
+"""Of them, those that may be 0."""
 TAB = ".jsonl"
 FURTHEST = math.log(20)
 """Of a factor; what would have to be further off explains nothing by itself."""
@@ -68,12 +70,17 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
         rows = [dict(row) for row in (read_tab(path).lines if path.suffix == TAB else read_rows(path))]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    runs = [{key.strip(): value for key, value in row.items() if value not in ("", None)} for row in rows]
+    runs = [{_named(key): value for key, value in row.items() if value not in ("", None)} for row in rows]
     if not any(map(is_measured, runs)):
         raise DataError(f"{path} has none of the columns {', '.join(QUANTITIES)}: what was measured?")
     for line, run in enumerate(runs, first_line(path)):
         _check(path, line, run)
     return runs
+
+
+def _named(column: str | None) -> str:
+    """Return the name of an option, however a column spells it; cells beyond the last name have none."""
+    return str(column or "nameless").strip().lower().replace("-", "_")
 
 
 def first_line(path: Path) -> int:
@@ -95,7 +102,8 @@ def _check(path: Path, line: int, run: dict[str, Any]) -> None:
             run[name] = float(run[name]) if name in QUANTITIES else int(run[name])
         except (TypeError, ValueError) as error:
             raise DataError(f"{path}, line {line}, {name}: {error}") from error
-        if not 0 <= run[name] < math.inf or (name in QUANTITIES and not run[name]):
+        least = 0 if name in OR_NONE else 1
+        if not (0 < run[name] < math.inf if name in QUANTITIES else least <= run[name]):
             raise DataError(f"{path}, line {line}: {name} is {run[name]}")
 
 

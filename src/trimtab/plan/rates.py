@@ -103,7 +103,7 @@ class Rates:
             others = [found / self.chip.peak(name) for name, found in self.chip.matmul_tflops.items()]
             found = self.chip.peak(dtype) * (others[0] if others else self.constants.unmeasured)
         share = self.constants.product_fp8 if dtype == "fp8" else self.constants.product
-        return 1e12 * found * share * self._sustained
+        return 1e12 * min(found * share, self.chip.peak(dtype)) * self._sustained
 
     @cached_property
     def _sustained(self) -> float:
@@ -140,7 +140,7 @@ class Rates:
         used, rate = self.constants, self.product_rate("bf16")
         if kind == "plain":
             return rate * used.plain
-        newer = self.chip.vendor == "NVIDIA" and self.chip.released >= NATIVE_SINCE
+        newer = self.chip.vendor == "NVIDIA" and self.chip.has("fp8") and self.chip.released >= NATIVE_SINCE
         if kind == "native" and newer:
             return rate * used.native
         return rate * (used.flash1 if kind == "flash1" else used.flash2) * (used.foreign if newer else 1.0)

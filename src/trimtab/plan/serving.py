@@ -112,11 +112,12 @@ class Serving:
         """Time to the first token while all slots are in use; those without a slot wait for others to end.
 
         Answers of like length end in clumps, so prompts come in clumps too; of random ones, the size grows with the
-        root of the slots.
+        root of the slots. A request that is served alone waits for nothing but its prompt.
         """
         ahead = self.fitted.queue * math.sqrt(self.slots - 1)
         turn = (self.batch / self.slots - 1) * self.output * self.token_s
-        return self.fitted.accept_ms * 1e-3 + self.prefill_s(self.prompt) * (1 + ahead) + self.token_s + turn
+        others = (1 - 1 / self.slots) * (self.fitted.accept_ms * 1e-3 + self.token_s)
+        return others + self.prefill_s(self.prompt) * (1 + ahead) + turn
 
     @property
     def tokens_per_s(self) -> float:

@@ -35,6 +35,8 @@ MICRO, MANY = (1, 2, 4, 8), (16, 32, 64)
 SMALL = 3e9
 MOST_SHARED = 8
 """Chips that share a layer, at most."""
+LONG, CONTEXTS = 32768, (1, 2, 4, 8, 16)
+"""Tokens of a sequence from which groups of chips are tried that share one out, and how many."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +190,9 @@ def tried(order: Order, chip: Chip, count: int) -> Iterator[Memory]:
 
 def _shapes(order: Order, chip: Chip, count: int, checked: bool = True) -> Iterator[Layout]:
     arch, fixed = order.arch, order.fixed
-    node, cp = min(chip.link_chips, MOST_SHARED), fixed.get("cp", 1)
-    for tp in _choices(fixed, "tp", [n for n in (1, 2, 4, 8) if n <= node]):
+    node = min(chip.link_chips, MOST_SHARED)
+    parts = _choices(fixed, "cp", CONTEXTS if order.seq >= LONG else (1,))
+    for tp, cp in product(_choices(fixed, "tp", [n for n in (1, 2, 4, 8) if n <= node]), parts):
         for pp in _choices(fixed, "pp", _stages(arch.layers, count // tp)):
             dp, left = divmod(count, tp * pp * cp)
             if left or not dp or fixed.get("dp", dp) != dp:

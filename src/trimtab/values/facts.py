@@ -29,6 +29,8 @@ class Facts:
     """Share of structure removed and not yet retrained: above 0, recovery is worth trying."""
     whole: int = 0
     """Operations of the net that it was cut from, where it was recovered since; 0 where it was not."""
+    recovered: float = 0.0
+    """Epochs of recovery since then, as `trimtab.fit.effort.epochs_worth` counts them."""
     operations_by: Mapping[str, int] = field(default_factory=dict)
     """Multiply-accumulates by kind of layer, kinds as in `layers`; empty where they were not told apart."""
     parameters_by: Mapping[str, int] = field(default_factory=dict)

@@ -113,9 +113,13 @@ def _cases(module: ModuleType, path: Path, rows: list[Row]) -> Iterator[Case | S
 
 
 def by_row(read_row: Callable[[str, Row], Iterator[Case | Skipped]]) -> Callable[[str, Sequence[Row]], Found]:
-    """Make a reader of tables of a reader of rows: what is not planned is skipped, errors name the line."""
+    """Make a reader of tables of a reader of rows: what is not planned, or cannot be read, is skipped with a reason.
+
+    A table of which no row can be read is not what its name says: that is a ValueError, which names the first line.
+    """
 
     def cases(table: str, rows: Sequence[Row]) -> Found:
+        unread: list[ValueError] = []
         for line, row in enumerate(rows, 2):
             try:
                 yield from read_row(table, row)
@@ -124,9 +128,20 @@ def by_row(read_row: Callable[[str, Row], Iterator[Case | Skipped]]) -> Callable
             except ZeroDivisionError:
                 yield Skipped("degrees of parallelism that its chips cannot have")
             except (ValueError, TypeError, AttributeError) as error:
-                raise ValueError(f"line {line}: {error}") from error
+                unread.append(ValueError(f"line {line}: {error}"))
+                yield Skipped(f"{table}, line {line}: {error}")
+        if unread and len(unread) == len(rows):
+            raise unread[0]
 
     return cases
+
+
+def known(words: Mapping[str, str], text: str, what: str) -> str:
+    """Return what a table's word stands for; raises NotPlanned for one that is not known."""
+    found = words.get(text.strip().lower())
+    if found is None:
+        raise NotPlanned(f"{what} {text!r} is not known")
+    return found
 
 
 def whole(text: str, default: int = 1) -> int:

@@ -25,6 +25,7 @@ FAMILIES = (
     (r"qwen-?3", "qwen3"),
     (r"gemma-?2", "gemma2"),
     (r"gemma-?3", "gemma3"),
+    (r"nemotron-?4", "nemotron"),
 )
 """Families whose names are spelt in many ways; the first that fits counts, and others stand for themselves."""
 FIXED = (
@@ -42,9 +43,22 @@ FIXED = (
     (r"bert.*base", "bert:base"),
 )
 """Models that no size tells."""
-OTHER_SHAPE = re.compile(r"nemotron-?(nano|5|h\b)|omni|minitron|distill|gemma-3n|-vl-2b|flux|diffus|mamba|jamba")
+OTHER_SHAPE = re.compile(
+    r"nemotron-?(nano|5|h\b)|omni|minitron|distill|deepseek-r1.*(qwen|llama)|gemma-3n|-vl-2b|flux|diffus|mamba|jamba"
+)
 """Models whose layers are of another kind than their family's."""
-MAKERS = re.compile(r"nvidia|amd|intel|google|tesla|\(.*?\)|\bcts\b|^dgx")
+ASIDE = r"\((?![^)]*(\d ?gb|sxm|pcie|nvl))[^)]*\)"
+"""What stands in parentheses, but for memory and form."""
+MAKERS = re.compile(rf"nvidia|amd|intel|google|tesla|{ASIDE}|\bcts\b|^dgx")
+SPELT = (
+    (r"tpu[ -]?v?(?=\d)", "tpu-v"),
+    (r"^v(\d[a-z]?)(-\d+)?$", r"tpu-v\1"),
+    (r"gaudi[ -](?=\d)", "gaudi"),
+    (r"(?<=\d) gb", "gb"),
+)
+"""Spellings of chips, and how the shelf writes them."""
+NEAR = 0.1
+"""Share by which a chip's memory may be told to be more or less: what a system leaves of it differs."""
 FORMS = {"sxm2": "sxm", "sxm3": "sxm", "sxm4": "sxm", "sxm5": "sxm", "sxm6": "sxm", "pcie": "pcie", "nvl": "nvl"}
 MEMORY = re.compile(r"(\d+)gb?")
 
@@ -59,7 +73,7 @@ def architecture(text: str) -> Architecture:
     Raises:
         NotPlanned: none is known for it.
     """
-    word = re.sub(r"[\s_]+", "-", text.lower().rpartition("/")[2])
+    word = re.sub(r"[\s_]+", "-", text.lower().rpartition("/")[2]).removeprefix("meta-")
     name = None if OTHER_SHAPE.search(word) else _name(word)
     if name is None:
         raise NotPlanned(f"no architecture {text}")
@@ -86,7 +100,10 @@ def chip(text: str) -> Chip:
     Raises:
         NotPlanned: none is on the shelf; one of another form or memory is another.
     """
-    words = [FORMS.get(word, word) for word in re.split(r"[\W_]+", MAKERS.sub("", text.lower())) if word]
+    plain = MAKERS.sub("", text.lower()).strip()
+    for pattern, written in SPELT:
+        plain = re.sub(pattern, written, plain)
+    words = [FORMS.get(word, word) for word in re.split(r"[\W_]+", plain) if word]
     best = max((fit for fit in (_fit(name, words) for name in chips.names()) if fit), default=None)
     if best is None:
         raise NotPlanned(f"no chip {text}")
@@ -101,7 +118,10 @@ def _fit(name: str, words: list[str]) -> tuple[int, bool, int, str] | None:
     base = [part for part in parts if part not in memory and FORMS.get(part, part) not in FORMS.values()]
     told = [word for word in words if word in FORMS.values()], [word for word in words if MEMORY.fullmatch(word)]
     named = all(part in words for part in base)
-    fits = (not told[0] or not form or told[0] == form) and (not told[1] or _number(told[1]) == _number(memory))
+    large = _number(memory)
+    fits = (not told[0] or not form or told[0] == form) and (
+        not told[1] or abs(_number(told[1]) - large) <= NEAR * large
+    )
     if not (named and fits):
         return None
     return len(base), form not in (["pcie"], ["nvl"]), _number(memory), name

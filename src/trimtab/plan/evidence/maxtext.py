@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from trimtab.plan.evidence import Case, NotPlanned, Row, by_row, system_of
+from trimtab.plan.evidence import Case, NotPlanned, Row, by_row, known, system_of
 from trimtab.plan.evidence._names import architecture, chip
 from trimtab.plan.layout import Layout
 from trimtab.plan.stack import stack
@@ -69,7 +69,8 @@ def cases(table: str, row: Row) -> Iterator[Case]:
     sequences, tp = _told(note, "per_device_batch", sequences), _told(note, "tp", tp)
     dp, shard = chips // tp, inside // tp if inside < chips else 0
     layout = Layout(tp, dp=dp, micro_batch=sequences * tp, zero=3, shard=shard, recompute=recompute)
-    job = Training(arch, system, sequences * chips, int(row["seq_len"]), layout, stack("xla"))
+    dtype = known({"": "bf16", "bf16": "bf16", "int8": "int8", "fp8": "fp8"}, row["precision"], "precision")
+    job = Training(arch, system, sequences * chips, int(row["seq_len"]), layout, stack("xla"), dtype)
     yield Case(
         table,
         "tflops_per_chip",

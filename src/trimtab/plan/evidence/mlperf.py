@@ -27,12 +27,15 @@ LANGUAGE = {
     "gpt3": ("gpt:175b", 2048, "tokens"),
     "llama2_70b_lora": ("llama2:70b", 8192, "sequences"),
     "llama31_405b": ("llama3:405b", 8192, "sequences"),
+    "llama31_8b": ("llama3:8b", 8192, "sequences"),
 }
 """Benchmark -> architecture, tokens of a sequence, and what its progress counts."""
 TOKENS = 250
 """Of a BERT sequence, on average, without padding."""
-HOPPER = ("h100", "h200", "gh200", "b200", "gb200")
+HOPPER = ("h100", "h200", "gh200", "b200", "gb200", "b300", "gb300")
 """Chips whose submitters trained BERT in fp8."""
+NODE = 8
+"""Chips of a node at most; what is linked to more is linked across nodes."""
 EPOCHS = 5000.0
 """`mean_last_progress` of BERT below this counts something else."""
 CARDS = re.compile(r"(\d+) ?x (?:(?!\d+ ?x ).)*?(\d+) ?Gb", re.IGNORECASE)
@@ -68,7 +71,8 @@ def _case(table: str, row: Row) -> Case | Skipped:
     gpu = chip(row["accelerator"])
     near = int(row["accel_per_node"])
     network = network_gbs(row["host_net"], near) or gpu.network_gbs
-    gpu = replace(gpu, link_chips=near, network_gbs=network)
+    together = near if gpu.link_chips <= NODE else max(near, gpu.link_chips)
+    gpu = replace(gpu, link_chips=together, network_gbs=network)
     if row["division"] != "closed":
         return Skipped("MLPerf open division: another net or target")
     count, batch = int(float(row["nodes"])) * int(row["accel_per_node"]), int(row["global_batch_size"])
@@ -112,7 +116,7 @@ def _language(gpu: Chip, count: int, batch: int, progress: float, row: Row) -> t
     seq = whole(row["seq_len"], seq)
     sequences = progress / seq if counted == "tokens" else progress
     dtype = "fp8" if gpu.has("fp8") else "bf16"
-    order = trainings.Order(arch, 1.0, seq, batch, dtype, "megatron-core", frozen="lora" in row["benchmark"])
+    order = trainings.Order(arch, 1.0, seq, batch, dtype, frozen="lora" in row["benchmark"])
     jobs = [
         memory.job
         for memory in trainings.tried(order, gpu, count)

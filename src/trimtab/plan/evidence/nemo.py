@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trimtab.plan.evidence import Case, Row, by_row, system_of, whole
+from trimtab.plan.evidence import Case, Row, by_row, known, system_of, whole
 from trimtab.plan.evidence._names import architecture, chip
 from trimtab.plan.layout import Layout
 from trimtab.plan.stack import stack
 from trimtab.plan.training import Training, regime_of
 
 FILES = ("train_nvidia_nemo.csv", "train_nvidia_nemo_longseq.csv")
+FORMATS = {"bf16": "bf16", **dict.fromkeys(("", "fp8", "fp8-cs", "fp8-ds", "fp8-mx", "fp8-sc", "mxfp8"), "fp8")}
+"""What is not told is fp8; kinds of scales are not told apart."""
 
 
 @by_row
@@ -27,11 +29,11 @@ def cases(table: str, row: Row) -> Iterator[Case]:
         ep,
         micro_batch=whole(row.get("mbs", "")),
         interleave=max(1, whole(row.get("vp", ""))),
-        zero=3 if whole(row.get("fsdp", ""), 0) > 1 and pp == 1 else 1,
+        zero=3 if whole(row.get("fsdp", ""), 0) > 0 and pp == 1 else 1,
         sequence=tp > 1,
     )
     batch = int(row["gbs"] if "gbs" in row else row["global_batch_seqs"])
-    dtype = "bf16" if row["precision"].lower() == "bf16" else "fp8"
+    dtype = known(FORMATS, row["precision"], "precision")
     frozen = row.get("task") == "LoRA"
     job = Training(arch, system, batch, seq, layout, stack("megatron-core"), dtype, frozen=frozen)
     yield from _scored(table, row, job, f"{row['model']} on {gpus} {system.name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from trimtab.plan.evidence import Case, Row, by_row
+from trimtab.plan.evidence import Case, Row, by_row, known
 from trimtab.plan.evidence._names import architecture, chip
 from trimtab.plan.layout import Layout
 from trimtab.plan.memory import GIB, Memory
@@ -15,7 +15,16 @@ from trimtab.values.architecture import Architecture
 from trimtab.values.chip import Chip
 
 FILES = ("train_mpt_llmfoundry.csv", "train_torchtitan.csv")
-RECOMPUTE = {"selective": "operators", "per-op SAC": "operators", "full": "full", "none": "none"}
+RECOMPUTE = {
+    **dict.fromkeys(("selective", "selective op", "op", "per-op sac", "sac"), "operators"),
+    **dict.fromkeys(("none", "off", "no", "0", ""), "none"),
+    "full": "full",
+}
+FORMATS = {
+    **dict.fromkeys(("", "0", "none", "float8 rowwise", "bf16", "amp_bf16"), "bf16"),
+    **dict.fromkeys(("1", "float8 tensorwise", "float8", "mxfp8", "fp8", "amp_fp8"), "fp8"),
+}
+"""What products are computed in; with scales of rows, those in float8 were no faster than in bf16."""
 
 
 @by_row
@@ -38,7 +47,8 @@ def _mpt(table: str, row: Row) -> Iterator[Case]:
         zero=3 if row["sharding"] == "FULL_SHARD" else 2,
         recompute="full" if row["act_checkpointing"] == "True" else "none",
     )
-    job = Training(arch, gpu, int(row["global_batch_seqs"]), seq, layout, stack("fsdp-2023"))
+    dtype = known(FORMATS, row["precision"], "precision")
+    job = Training(arch, gpu, int(row["global_batch_seqs"]), seq, layout, stack("fsdp-2023"), dtype)
     label, system = f"{row['model']} x {seq} on {gpus} {gpu.name}", f"{gpu.name}-{row['model']}"
     yield _throughput(table, label, system, row, job)
     fitted = float(Memory(job).verdict != "does not fit")
@@ -53,20 +63,20 @@ def _gpu(text: str) -> Chip:
 
 def _titan(table: str, row: Row) -> Iterator[Case]:
     gpu = _gpu(row["gpu"])
-    local, dp = int(row["local_batch"]), int(row["fsdp"])
+    local, dp, pp = int(row["local_batch"]), int(row["fsdp"]), int(row["pp"])
     layout = Layout(
         tp=int(row["tp"]),
-        pp=int(row["pp"]),
+        pp=pp,
         cp=int(row["cp"]),
         dp=dp,
-        micro_batch=local,
+        micro_batch=max(1, local // pp),  # torchtitan's usual: as many micro-batches as stages
+        interleave=2 if pp > 1 and row["pp_schedule"].lower().startswith("interleaved") else 1,
         zero=3,
-        recompute=RECOMPUTE[row["act_ckpt"]],
+        recompute=known(RECOMPUTE, row["act_ckpt"], "recomputation"),
     )
     program = stack("fsdp-compiled" if row["torch_compile"] == "1" else "fsdp")
     program = replace(program, tensor_overlap=0.6 if row["async_tp"] == "1" else 0.0)
-    tensorwise = row["float8"] in ("1", "float8 tensorwise")
-    dtype = "fp8" if tensorwise else "bf16"  # with scales of rows, its products were no faster than in bf16
+    dtype = known(FORMATS, row["float8"], "precision")
     job = Training(architecture(row["model"]), gpu, local * dp, int(row["seq_len"]), layout, program, dtype)
     label = f"{row['model']} x {row['seq_len']} tp={layout.tp} cp={layout.cp} {row['act_ckpt']} {row['float8']}"
     system = f"{row['model']}-{row['gpus']}-{row['float8']}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trimtab.plan.evidence import Case, Row, Skipped, by_row, whole
+from trimtab.plan.evidence import Case, NotPlanned, Row, Skipped, by_row, whole
 from trimtab.plan.evidence._names import architecture, chip
 from trimtab.plan.power import draw
 from trimtab.plan.rates import constants
@@ -31,6 +31,8 @@ def cases(table: str, row: Row) -> Iterator[Case | Skipped]:
 
 def _case(table: str, label: str, kind: str, used: Chip, numbers: tuple[float, float]) -> Case:
     observed, predicted = numbers
+    if not used.full_w:
+        raise NotPlanned(f"the watts of {used.name} are not known")
     system = f"{table}-{label.split(' ')[0]}"
     return Case(
         table, f"{kind}_w_per_chip", label, system, f"watts-{kind}", observed, predicted, used.full_w, used.name
@@ -64,7 +66,9 @@ def _mlperf(table: str, row: Row) -> Case:
 
 def _served(table: str, row: Row) -> Case | Skipped:
     if row["task"] not in PROMPT:
-        return Skipped("ML.ENERGY: pictures or video")
+        return Skipped(
+            f"ML.ENERGY {row['task']}: the length of its prompts is not known, or it makes pictures or video"
+        )
     arch, used = architecture(row["model_id"]), chip(row["gpu"])
     count = whole(row["num_gpus"])
     weights = {"fp8": "fp8", "mxfp4": "fp4"}.get(row["weight_precision"], "bf16")
