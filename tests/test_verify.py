@@ -166,6 +166,14 @@ def test_any_other_metric_is_resampled(text, case, verdict):
         assert found.difference == pytest.approx(found.trimmed - factor * found.base)
 
 
+def test_a_lower_error_is_a_flip_to_right():
+    evidence = Case(lost=5, won=2).evidence()
+    accuracy, *_, error_rate = Judged.metrics
+    higher, lower = evidence.flips(accuracy), evidence.flips(error_rate)
+    assert [len(positions) for positions in lower] == [5, 2]
+    assert all(np.array_equal(one, other) for one, other in zip(higher, lower, strict=True))
+
+
 def test_clusters_are_resampled_whole():
     rng = np.random.default_rng(1)
     case = Case(lost=12, won=6)

@@ -68,7 +68,8 @@ class Evidence:
         before, after = metric.values(self.base), metric.values(self.trimmed)
         if before is None or after is None:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        return np.flatnonzero(before > after), np.flatnonzero(before < after)
+        gained = after - before if metric.better == "higher" else before - after
+        return np.flatnonzero(gained < 0), np.flatnonzero(gained > 0)
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,8 @@ def _judge_pairs(promise: Promise, metric: Metric, evidence: Evidence, confidenc
     if before is None or after is None:
         raise PromiseError(f"{metric.name} says it is binary but gives no value for each example")
     sign = 1 if metric.better == "higher" else -1
-    lost, won = int((sign * (before - after) > 0).sum()), int((sign * (before - after) < 0).sum())
-    test = noninferior(lost, won, len(before), abs(promise.offset), 1 - confidence)
+    lost, won = evidence.flips(metric)
+    test = noninferior(len(lost), len(won), len(before), abs(promise.offset), 1 - confidence)
     verdict: Verdict = "PASS" if test.accepted else "FAIL" if test.refuted else "UNDECIDED"
     more = examples_to_decide(test) or examples_to_refute(test) if verdict == "UNDECIDED" else None
     ends = sorted((-sign * test.low, -sign * test.high))

@@ -91,6 +91,16 @@ def test_hostile_text_is_shown_and_never_obeyed():
     assert style.group(1) in source
 
 
+def test_flips_without_answers_are_listed_by_their_examples():
+    document = result()
+    document["flips"]["examples"] = [{"id": f"word {number}"} for number in range(3)]
+    shown = Reader(page(document)).text
+    assert "word 2" in shown
+    assert "Base answered" in Reader(page(result())).text
+    assert "Base answered" not in shown
+    assert "✓" not in shown.split("wrong before, right now")[1].split("Empty cells")[0]
+
+
 def test_the_chosen_row_is_the_only_one_marked_as_chosen():
     read = Reader(page(result()))
     assert sum(a.get("class") == "is-chosen-row" for _, a in read.tags) == 1

@@ -12,6 +12,7 @@ from trimtab.report.markup import Child, Markup, join, tag
 from trimtab.report.parts import badge, cell, recipe, section, small, stacked, table
 
 FLIPS_SHOWN = 20
+ANSWERS = ("Target", "Base answered", "Trimmed answers")
 CHEAPER = {"latency": "faster", "throughput": "the throughput", "size": "smaller", "memory": "less memory"}
 DEARER = {"latency": "slower", "throughput": "less throughput", "size": "larger", "memory": "more memory"}
 
@@ -233,8 +234,9 @@ def flips(result: Result) -> Markup:
     if lost is None and won is None and not examples:
         return section("Flips", None, tag("p", "No answers were compared on the test split.", class_="note"))
     counts = tag("dl", _count("right before, wrong now", lost), _count("wrong before, right now", won), class_="counts")
-    body = [_flip(row) for row in examples[:FLIPS_SHOWN]]
-    head = ["Example", "Target", "Base answered", "Trimmed answers"]
+    named = any(text(row.get("base")) for row in examples)
+    body = [_flip(row, named) for row in examples[:FLIPS_SHOWN]]
+    head = ["Example", *(ANSWERS if named else ())]
     listed = table(head, body, "flips cards", "Examples whose answer changed") if body else None
     more = f"The first {FLIPS_SHOWN} of {len(examples)} listed." if len(examples) > FLIPS_SHOWN else None
     lead = "Accuracy can stay the same while answers change; these did."
@@ -245,14 +247,15 @@ def _count(name: str, value: float | None) -> Markup:
     return tag("div", tag("dt", name), tag("dd", numbers.DASH if value is None else f"{value:,.0f}"))
 
 
-def _flip(row: Mapping[str, Any]) -> Markup:
+def _flip(row: Mapping[str, Any], named: bool) -> Markup:
+    heading = tag("th", text(row.get("id")) or numbers.DASH, scope="row")
+    if not named:
+        return tag("tr", heading)
     target, *answers = (text(row.get(key)) or numbers.DASH for key in ("target", "base", "trimmed"))
     signs = (" ✓" if answer == target else " ✗" for answer in answers)
     shown = [f"{answer}{sign}" for answer, sign in zip(answers, signs, strict=True)]
-    cells = zip(("Target", "Base answered", "Trimmed answers"), (target, *shown), strict=True)
-    return tag(
-        "tr", tag("th", text(row.get("id")) or numbers.DASH, scope="row"), *(cell(name, value) for name, value in cells)
-    )
+    cells = zip(ANSWERS, (target, *shown), strict=True)
+    return tag("tr", heading, *(cell(name, value) for name, value in cells))
 
 
 def candidates(result: Result) -> Markup:
