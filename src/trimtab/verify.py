@@ -82,7 +82,7 @@ class Judgement:
     base: float | None
     trimmed: float
     difference: float | None
-    """Trimmed minus base (times the promise's factor), in the metric's unit; None for absolute promises."""
+    """Trimmed minus the promise's factor times base, in the metric's unit; None for absolute promises."""
     low: float
     """Lower end of the difference's interval (of the metric's, where absolute) at 1 - 2 alpha, two-sided."""
     high: float

@@ -80,6 +80,15 @@ def test_the_numbers_on_the_page_are_those_of_the_document():
         assert words in shown
 
 
+def test_a_promise_with_a_factor_shows_what_changed_and_names_what_was_tested():
+    shown = Reader(page(EDGES["factor"])).text
+    assert "+0.00500 nats" in shown
+    assert "trimmed − 1.02 × base: −0.00500 [−0.00900, −0.00100]" in shown
+    assert "−0.00500 nats" not in shown
+    assert "minus that many times the base" in shown
+    assert "minus that many times the base" not in Reader(page(result())).text
+
+
 def test_hostile_text_is_shown_and_never_obeyed():
     source = page(EDGES["hostile"])
     assert "<script" not in source

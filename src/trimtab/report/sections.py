@@ -53,11 +53,9 @@ def _quality_headline(result: Result) -> Markup | None:
     if not whole:
         return None
     test = whole[0]
-    change = tag("span", numbers.difference(test.difference, test.unit), class_="value")
-    ends = numbers.difference_interval(test.low, test.high, test.unit)
-    return tag(
-        "div", tag("dt", f"{title(result.quality).lower() or 'quality'}, test split"), tag("dd", change, small(ends))
-    )
+    change = tag("span", numbers.difference(test.change, test.unit), class_="value")
+    name = f"{title(result.quality).lower() or 'quality'}, test split"
+    return tag("div", tag("dt", name), tag("dd", change, small(_change(test)[1])))
 
 
 def tab(result: Result) -> Markup:
@@ -159,6 +157,8 @@ def promises(result: Result) -> Markup:
         "Trimmed minus base on the same examples of the sealed test split. "
         "A promise is kept when the whole interval stays clear of the shaded side."
     )
+    if any(test.tested for test in result.tests):
+        lead += " Where a promise has a factor, interval and plot are of trimmed minus that many times the base."
     return section("Promises and slices", lead, *(tables or [empty]))
 
 
@@ -209,8 +209,11 @@ def _change(test: Outcome) -> tuple[str, str]:
     if test.absolute and test.trimmed is not None:
         ends = numbers.interval(test.trimmed, (test.low, test.high), test.unit)
         return numbers.quantity(test.trimmed, test.unit), ends
-    change = numbers.DASH if test.difference is None else numbers.signed(test.difference, test.unit)
-    return change, numbers.difference_interval(test.low, test.high, test.unit)
+    change = numbers.DASH if test.change is None else numbers.signed(test.change, test.unit)
+    ends = numbers.difference_interval(test.low, test.high, test.unit)
+    if test.tested and test.difference is not None:
+        ends = f"{test.tested}: {numbers.signed(test.difference, test.unit)} {ends}".strip()
+    return change, ends
 
 
 def _detail(test: Outcome) -> str:

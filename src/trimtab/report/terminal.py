@@ -160,7 +160,10 @@ def _difference(test: Outcome, gap: str) -> Text:
     if test.absolute:
         return Text(numbers.DASH, style="dim")
     ends = numbers.difference_interval(test.low, test.high, test.unit)
-    shown = Text(numbers.difference(test.difference, test.unit))
+    shown = Text(numbers.difference(test.change, test.unit))
+    if test.tested and test.difference is not None:
+        ends = f"{test.tested}\n{numbers.signed(test.difference, test.unit)}{gap}{ends}".rstrip()
+        return shown.append(f"\n{ends}", style="dim")
     return shown.append(gap + ends, style="dim") if ends else shown
 
 
