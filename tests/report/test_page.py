@@ -1,3 +1,4 @@
+import html
 import math
 import re
 from html.parser import HTMLParser
@@ -134,6 +135,25 @@ def test_the_commands_quote_what_a_shell_would_take_apart():
     shown = Reader(page(result())).text
     assert "trimtab trim 'zoo:resnet | train(epochs=5)' mnist5k --promise 'accuracy >= base - 0.01'" in shown
     assert "trimtab verify runs/x/bundle mnist5k --against 'zoo:resnet | train(epochs=5)'" in shown
+
+
+def test_the_command_that_repeats_the_verdict_says_what_is_not_usual():
+    usual = "trimtab trim zoo:resnet mnist5k --on here --confidence 0.95"
+    assert "--on" not in verify_command(result() | {"command": usual})
+    asked = "trimtab trim zoo:resnet mnist5k --on 'ssh:a b' --confidence 0.999 --trust"
+    said = verify_command(result() | {"command": asked, "confidence": 0.999})
+    assert said.endswith("--confidence 0.999 --on 'ssh:a b' --trust")
+    assert verify_command(result() | {"command": "a quote ' that does not close"}) == verify_command(result())
+
+
+def verify_command(document) -> str:
+    [line] = re.findall(r"trimtab verify [^\n]*?(?=<)", page(document))
+    return html.unescape(line)
+
+
+@pytest.mark.parametrize(("confidence", "said"), [(0.95, "95%"), (0.975, "97.5%"), (0.999, "99.9%")])
+def test_a_confidence_is_not_rounded(confidence, said):
+    assert f"at {said} confidence" in page(result() | {"confidence": confidence})
 
 
 def test_pictures_and_columns_have_names_for_those_who_do_not_see_them():

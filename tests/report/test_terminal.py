@@ -53,6 +53,10 @@ def test_a_promise_with_a_factor_shows_what_changed_and_names_what_was_tested(wi
     assert "−0.00500 nats" not in shown
 
 
+def test_a_confidence_is_not_rounded():
+    assert "confidence 99.9%" in printed(result() | {"confidence": 0.999}, 140)
+
+
 def test_every_candidate_is_listed_with_its_reason_on_a_wide_terminal():
     document = result()
     shown = printed(document, 200)

@@ -64,7 +64,7 @@ def tab(result: Result) -> Markup:
     compared = bool(result.chosen or result.ratios)
     rows = [_tab_row(result, name, compared) for name in result.names]
     confidence = number(result.raw.get("confidence"))
-    sure = f" at {confidence:.0%} confidence" if confidence else ""
+    sure = f" at {100 * confidence:g}% confidence" if confidence else ""
     lead = f"Each figure with its interval{sure} and where it comes from."
     lead += " Shorter bars are cheaper." if result.chosen else ""
     known = (

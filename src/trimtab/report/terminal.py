@@ -223,7 +223,7 @@ def _conditions(result: Result) -> str:
     parts = (
         text(machine.get("name")) and f"machine {text(machine.get('name'))}",
         f"{cores:g} cores" if cores else "",
-        f"confidence {confidence:.0%}" if confidence else "",
+        f"confidence {100 * confidence:g}%" if confidence else "",
         f"seed {text(data.get('seed'))}" if data.get("seed") is not None else "",
         f"test split opened {text(data.get('test_openings'))}×" if data.get("test_openings") is not None else "",
         numbers.duration(total) if total else "",
