@@ -5,7 +5,9 @@ import pytest
 
 from trimtab.apply import Workshop, check_answers
 from trimtab.errors import DataError
-from trimtab.measure import Bench
+from trimtab.measure import Bench, gains
+from trimtab.meters.latency import Latency
+from trimtab.meters.throughput import Throughput
 from trimtab.recipe import bind_runtime
 from trimtab.values.figure import Figure
 from trimtab.values.model import Model, Signature, TensorSpec
@@ -35,6 +37,20 @@ def test_other_tasks_are_not_doubted(bench):
     assert bench.doubt() == "", "nothing is measured yet"
     bench.base_figures = {"rmse": Figure("rmse", 1.0, "1")}
     assert bench.doubt() == ""
+
+
+def test_what_was_raced_has_the_interval_of_its_own_ratio():
+    base = [Figure("latency_ms", 2.0, "ms"), Figure("latency_p90_ms", 3.0, "ms")]
+    ours = [Figure("latency_ms", 1.0, "ms"), Figure("latency_p90_ms", 2.9, "ms")]
+    raced = {"latency_p90_ms": Figure("latency_p90_ms_ratio", 1.03, "1", 0.9, 1.2, 10)}
+    found = gains(Latency(), base, ours, raced)
+    assert (found["latency_ms"].value, found["latency_ms"].low) == (2.0, None)
+    tail = found["latency_p90_ms"]
+    assert (tail.value, tail.low, tail.high, tail.n, tail.unit) == (1.03, 0.9, 1.2, 10, "x")
+    rate = "throughput_per_s"
+    faster = {rate: Figure(f"{rate}_ratio", 0.5, "1", 0.4, 0.8, 10)}
+    times = gains(Throughput(), [Figure(rate, 10.0, "/s")], [Figure(rate, 20.0, "/s")], faster)[rate]
+    assert (times.value, times.low, times.high) == (2.0, 1.25, 2.5)
 
 
 def answering(*shape):

@@ -11,6 +11,7 @@ from trimtab.race import race
 from trimtab.run.client import open_worker
 from trimtab.run.timing import MANY
 from trimtab.runtimes.null import Null
+from trimtab.values.figure import Figure
 from trimtab.values.model import Cascade, Model
 
 
@@ -84,6 +85,25 @@ def test_a_drift_that_both_meet_does_not_hide_the_ratio(probe):
     assert first.high > second.low, "their own intervals overlap: only pairs tell them apart"
     assert first.n == 10
     assert {"load_average", "steal_share", "blocks"} <= set(first.conditions)
+
+
+def test_every_figure_has_its_own_ratio_and_one_that_is_not_above_zero_has_none(probe):
+    class Counting(Latency):
+        def read(self, session, probe):
+            latency = super().read(session, probe)
+            return replace(latency, figures=(*latency.figures, Figure("misses", 0.0, "1")))
+
+    rng = np.random.default_rng(2)
+    tails = iter(rng.uniform(0.002, 0.006, 1000))
+    runners = [Runner(name, [], lambda block: 0.001) for name in "AB"]
+    for runner in runners:
+        runner.time = lambda inputs, seconds: np.array([0.001] * 17 + [next(tails)] * 3)
+    (found,) = race([(runner, probe) for runner in runners], Counting(), blocks=8).every_ratio
+    assert list(found) == ["latency_ms", "latency_p90_ms"]
+    assert found["latency_ms"].value == pytest.approx(1.0)
+    tail = found["latency_p90_ms"]
+    assert tail.name == "latency_p90_ms_ratio"
+    assert tail.low < min(tail.value, 1.0) <= max(tail.value, 1.0) < tail.high
 
 
 def test_noise_larger_than_the_effect_decides_nothing(probe):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from trimtab.errors import PromiseError, UnknownName
+from trimtab.maths.bootstrap import Resampling, bca
+from trimtab.maths.intervals import never_seen_bound
 from trimtab.maths.metrics import CORRECT, LOG_LOSS, Agreement, ClassScore, Mean, classification_rows
 from trimtab.tasks import open_task
 from trimtab.values.promise import Promise
@@ -164,6 +166,14 @@ def test_any_other_metric_is_resampled(text, case, verdict):
         assert found.difference == pytest.approx(found.trimmed - factor * found.base)
 
 
+def test_a_lower_error_is_a_flip_to_right():
+    evidence = Case(lost=5, won=2).evidence()
+    accuracy, *_, error_rate = Judged.metrics
+    higher, lower = evidence.flips(accuracy), evidence.flips(error_rate)
+    assert [len(positions) for positions in lower] == [5, 2]
+    assert all(np.array_equal(one, other) for one, other in zip(higher, lower, strict=True))
+
+
 def test_clusters_are_resampled_whole():
     rng = np.random.default_rng(1)
     case = Case(lost=12, won=6)
@@ -189,6 +199,45 @@ def test_identical_rows_prove_what_their_number_allows_and_no_more():
     assert f1.low < -0.005
     loss = one("log_loss <= base * 1.02", same)
     assert loss.difference == pytest.approx(-0.02 * loss.base)
+
+
+class Marked(Judged):
+    """Every example has a mark from 0 to 1, which is its row."""
+
+    metrics = (Mean("mark", 0),)
+
+
+def marks(values, a_cluster: int = 1) -> Evidence:
+    rows = np.array(values, dtype=float)[:, None]
+    examples = tuple(Example(str(number), {}, cluster=f"c{number // a_cluster}") for number in range(len(rows)))
+    return Evidence(Marked(), examples, rows, rows)
+
+
+@pytest.mark.parametrize("last", [1.0, 0.999])
+def test_marks_that_hardly_vary_are_known_as_well_as_their_number_allows(last):
+    few = one("mark >= 0.92", marks([1.0] * 29 + [last]))
+    assert few.verdict == "UNDECIDED"
+    assert few.trimmed - few.low == pytest.approx(1 - 0.05 ** (1 / 30))
+    assert one("mark >= 0.92", marks([1.0] * 39 + [last])).verdict == "PASS"
+    assert one("mark >= 0.92", marks([1.0] * 39 + [last], a_cluster=2)).verdict == "UNDECIDED"
+
+
+def test_marks_that_vary_have_the_interval_of_the_bootstrap():
+    values = np.random.default_rng(0).uniform(size=(500, 1))
+    found = one("mark >= 0.4", marks(values[:, 0]))
+    plain = bca(
+        lambda rows, weights: weights @ rows[:, 0] / weights.sum(axis=1), values, np.arange(500), Resampling(0.9)
+    )
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=2e-3)
+    assert found.trimmed - found.low > never_seen_bound(500)
+
+
+def test_a_share_of_the_base_is_not_proved_by_a_few_same_answers():
+    few = one("accuracy >= base * 0.99", Case(n=40, wrong=5).evidence())
+    assert few.verdict == "UNDECIDED"
+    assert few.difference - few.low >= never_seen_bound(40)
+    assert one("accuracy >= base * 0.99", Case(n=400, wrong=20).evidence()).verdict == "PASS"
+    assert one("error_rate <= base * 1.2", Case(n=40, wrong=5).evidence()).verdict == "UNDECIDED"
 
 
 def test_a_promise_on_every_slice_needs_each_slice():
@@ -301,3 +350,29 @@ def test_a_share_that_may_not_grow_can_be_too_tight_as_well():
     texts = ("error_rate <= base + 0.001", "error_rate <= base + 0.2", "error_rate <= 0.01", "error_rate <= 0.2")
     found = decidable(Fifty(), [Promise.parse(text) for text in texts], 0.95)
     assert [each["possible"] for each in found] == [False, True, False, True]
+
+
+def test_a_promise_with_a_factor_or_on_marks_can_be_too_tight_as_well():
+    class Fifty(Judged):
+        metrics = (*Judged.metrics, *Marked.metrics)
+
+        def split(self, name):
+            return [
+                Example(str(number), {}, cluster=f"c{number % 50}", slices={"half": "ab"[number % 2]})
+                for number in range(100)
+            ]
+
+    texts = (
+        "accuracy >= base * 0.95",
+        "accuracy >= base * 0.9",
+        "error_rate <= base * 1.05",
+        "mark >= 0.95",
+        "mark >= 0.9",
+    )
+    unknown = ("log_loss <= base * 1.001", "f1_macro >= base - 0.001")
+    found = decidable(Fifty(), [Promise.parse(text) for text in (*texts, *unknown)], 0.95)
+    assert [each["promise"] for each in found] == list(texts)
+    assert [each["possible"] for each in found] == [False, True, False, False, True]
+    assert {each["n"] for each in found} == {50}, "clusters, not examples"
+    halves = decidable(Fifty(), [Promise.parse("mark[half=*] >= 0.9")], 0.95)
+    assert [(each["n"], each["possible"]) for each in halves] == [(25, False), (25, False)]

@@ -93,20 +93,22 @@ def by_name(figures: Iterable[Figure]) -> dict[str, Figure]:
     return {figure.name: figure for figure in figures}
 
 
-def gains(meter: Meter, base: Iterable[Figure], ours: Iterable[Figure], raced: Figure | None) -> dict[str, Figure]:
-    """Return how many times cheaper ours is for each figure; the raced one's interval comes from paired blocks."""
+def gains(
+    meter: Meter, base: Iterable[Figure], ours: Iterable[Figure], raced: Mapping[str, Figure]
+) -> dict[str, Figure]:
+    """Return how many times cheaper ours is for each figure; those raced have an interval, from paired blocks."""
     found = {}
     for before, after in zip(base, ours, strict=True):
         higher = meter.figures[before.name].better == "higher"
         top, bottom = (after.value, before.value) if higher else (before.value, after.value)
         if bottom > 0:
             found[before.name] = Figure(before.name, top / bottom, "x", origin=after.origin)
-    if raced is not None and raced.name.removesuffix("_ratio") in found:
-        name = raced.name.removesuffix("_ratio")
-        numbers = (raced.value, raced.low, raced.high)
+    for name in found.keys() & raced.keys():
+        ratio = raced[name]
+        numbers = (ratio.value, ratio.low, ratio.high)
         if meter.figures[name].better == "higher":
-            numbers = (1 / raced.value, raced.high and 1 / raced.high, raced.low and 1 / raced.low)
-        found[name] = Figure(name, numbers[0], "x", numbers[1], numbers[2], raced.n, found[name].origin)
+            numbers = (1 / ratio.value, ratio.high and 1 / ratio.high, ratio.low and 1 / ratio.low)
+        found[name] = Figure(name, numbers[0], "x", numbers[1], numbers[2], ratio.n, found[name].origin)
     return found
 
 
@@ -317,16 +319,16 @@ class Bench:
         ratios: dict[str, Figure] = {}
         load: dict[str, float] = {}
         for meter in cheap_first():
+            raced: Mapping[str, Figure] = {}
             if meter.repeats:
                 found = self._race(meter, made, runtime, worker, FINAL_BLOCKS)
-                theirs, mine, load = found.figures[0], found.figures[1], dict(found.conditions)
-                ratio = found.ratios[0] if found.ratios else None
+                (theirs, mine), raced, load = found.figures, found.every_ratio[0], dict(found.conditions)
             else:
                 theirs = self._read(meter, self.base, self.runtime, self.base_worker)
-                mine, ratio = self._read(meter, made, runtime, worker), None
+                mine = self._read(meter, made, runtime, worker)
             base |= self._seen(theirs)
             ours |= by_name(mine)
-            ratios |= gains(meter, theirs, mine, ratio)
+            ratios |= gains(meter, theirs, mine, raced)
         self.base_worker.pause()
         return Costs(ours, base, ratios, load)
 

@@ -43,10 +43,16 @@ class Race:
 
     figures: tuple[tuple[Figure, ...], ...]
     """Each contestant's figures: the median over blocks, with its interval over blocks."""
-    ratios: tuple[Figure, ...]
-    """First contestant / each of the others, by the meter's first figure: above 1, the other one's is smaller."""
+    every_ratio: tuple[Mapping[str, Figure], ...]
+    """First contestant / each of the others, for each figure that is above 0: above 1, the other one's is smaller."""
     conditions: Mapping[str, float] = field(default_factory=dict)
     """`blocks`, `load_average` and `steal_share` during the race."""
+
+    @property
+    def ratios(self) -> tuple[Figure, ...]:
+        """First contestant / each of the others, by the meter's first figure."""
+        first = self.figures[0][:1]
+        return tuple(found[figure.name] for found in self.every_ratio for figure in first if figure.name in found)
 
     @property
     def decided(self) -> tuple[bool, ...]:
@@ -124,18 +130,28 @@ def _combine(readings: Sequence[Reading], confidence: float, weather: Mapping[st
     return tuple(combined)
 
 
-def _ratios(rounds: Sequence[list[Reading]], confidence: float, weather: Mapping[str, float]) -> tuple[Figure, ...]:
-    """Ratio of the first contestant to each other one, by blocks of the same round."""
-    if not all(reading.figures for readings in rounds for reading in readings):
-        return ()
-    values = [[reading.figures[0].value for reading in readings] for readings in zip(*rounds, strict=True)]
-    name = rounds[0][0].figures[0].name
-    ratios = []
-    for other in values[1:]:
-        ratio, low, high = ratio_interval(values[0], other, confidence)
-        conditions = {**weather, "confidence": confidence}
-        ratios.append(Figure(f"{name}_ratio", ratio, "1", low, high, n=len(other), conditions=conditions))
-    return tuple(ratios)
+def _ratios(
+    rounds: Sequence[list[Reading]], confidence: float, weather: Mapping[str, float]
+) -> tuple[dict[str, Figure], ...]:
+    """Ratios of the first contestant to each other one, by blocks of the same round."""
+    first, *others = (_above_zero(readings) for readings in zip(*rounds, strict=True))
+    conditions = {**weather, "confidence": confidence}
+    return tuple(
+        {name: _ratio(name, first[name], values, conditions) for name, values in other.items() if name in first}
+        for other in others
+    )
+
+
+def _above_zero(readings: Sequence[Reading]) -> dict[str, list[float]]:
+    """Return the values of each figure over the blocks; without those that are not all above 0, which have no ratio."""
+    same = zip(*(reading.figures for reading in readings), strict=True)
+    values = {figures[0].name: [figure.value for figure in figures] for figures in same}
+    return {name: found for name, found in values.items() if min(found) > 0}
+
+
+def _ratio(name: str, first: list[float], other: list[float], conditions: Mapping[str, float]) -> Figure:
+    ratio, low, high = ratio_interval(first, other, conditions["confidence"])
+    return Figure(f"{name}_ratio", ratio, "1", low, high, n=len(other), conditions=conditions)
 
 
 def _differs(ratio: Figure) -> bool:

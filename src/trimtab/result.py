@@ -14,6 +14,7 @@ from typing import Any
 from trimtab.apply import LIBRARIES, versions
 from trimtab.candidates import Candidate
 from trimtab.maths.calibration import Calibration, calibration
+from trimtab.maths.metrics import CORRECT, PREDICTED, TARGET, Mean
 from trimtab.maths.roofline import under_the_roof
 from trimtab.recipe import available
 from trimtab.request import Request
@@ -184,13 +185,20 @@ class Outcome:
         return {"recipe": candidate.name, "status": "not tried", "reason": reason, "predicted": predicted}
 
     def flips(self, found: Tested) -> dict[str, Any]:
-        """Return how many answers changed on the test split, and the first of them by example."""
+        """Return how many answers changed on the test split, and the first of them by example.
+
+        Answers are shown where the rows are those of a classification; other rows hold no answer that has a name.
+        """
         metric = next((m for m in self.search.workshop.task.metrics if m.binary and not m.paired), None)
         if metric is None:
             return {}
         lost, won = found.evidence.flips(metric)
-        labels = self.search.workshop.task.labels
-        shown = [_flip(found.evidence, int(i), labels) for i in [*lost, *won][:FLIPS_SHOWN]]
+        places = [int(place) for place in [*lost, *won][:FLIPS_SHOWN]]
+        answered = metric == Mean("accuracy", CORRECT, binary=True)
+        shown = [
+            {"id": found.evidence.examples[place].id} | (_answers(found.evidence, place) if answered else {})
+            for place in places
+        ]
         return {"metric": metric.name, "right_to_wrong": len(lost), "wrong_to_right": len(won), "examples": shown}
 
     def empty_cells(self) -> list[dict[str, str]]:
@@ -296,15 +304,11 @@ def _map(figures: Mapping[str, Figure]) -> dict[str, Any]:
     return {name: {k: v for k, v in figure.to_json().items() if k != "name"} for name, figure in figures.items()}
 
 
-def _flip(evidence: Evidence, index: int, labels: tuple[str, ...]) -> dict[str, Any]:
-    example = evidence.examples[index]
-
-    def answer(rows: Any) -> str:
-        number = int(rows[index][1])
-        return labels[number] if labels and 0 <= number < len(labels) else str(number)
-
-    target = labels[int(example.target)] if labels else str(example.target)
-    return {"id": example.id, "target": target, "base": answer(evidence.base), "trimmed": answer(evidence.trimmed)}
+def _answers(evidence: Evidence, place: int) -> dict[str, str]:
+    """Return the right class of an example and what both models answered, from the rows of a classification."""
+    labels, base, trimmed = evidence.task.labels, evidence.base[place], evidence.trimmed[place]
+    numbers = {"target": int(base[TARGET]), "base": int(base[PREDICTED]), "trimmed": int(trimmed[PREDICTED])}
+    return {key: labels[number] if 0 <= number < len(labels) else str(number) for key, number in numbers.items()}
 
 
 def _times(elapsed: float, seconds: Mapping[str, float]) -> dict[str, float]:

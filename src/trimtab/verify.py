@@ -46,7 +46,7 @@ class Evidence:
     @cached_property
     def clusters(self) -> NDArray[np.int64]:
         """int[n]: the resampling unit of each example; an example without a cluster is its own."""
-        names = [example.cluster or f"\0{number}" for number, example in enumerate(self.examples)]
+        names = [_unit(example, number) for number, example in enumerate(self.examples)]
         return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
     @cached_property
@@ -68,7 +68,8 @@ class Evidence:
         before, after = metric.values(self.base), metric.values(self.trimmed)
         if before is None or after is None:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        return np.flatnonzero(before > after), np.flatnonzero(before < after)
+        gained = after - before if metric.better == "higher" else before - after
+        return np.flatnonzero(gained < 0), np.flatnonzero(gained > 0)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Judgement:
     base: float | None
     trimmed: float
     difference: float | None
-    """Trimmed minus base (times the promise's factor), in the metric's unit; None for absolute promises."""
+    """Trimmed minus the promise's factor times base, in the metric's unit; None for absolute promises."""
     low: float
     """Lower end of the difference's interval (of the metric's, where absolute) at 1 - 2 alpha, two-sided."""
     high: float
@@ -98,6 +99,11 @@ class Judgement:
         """Return the judgement as a JSON object; an endless interval becomes null."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
         return finite
+
+
+def _unit(example: Example, number: int) -> str:
+    """Name the resampling unit of the example that stands at that place of its split."""
+    return example.cluster or f"\0{number}"
 
 
 def slice_values(examples: Iterable[Example]) -> dict[str, set[str]]:
@@ -168,8 +174,8 @@ def _judge_pairs(promise: Promise, metric: Metric, evidence: Evidence, confidenc
     if before is None or after is None:
         raise PromiseError(f"{metric.name} says it is binary but gives no value for each example")
     sign = 1 if metric.better == "higher" else -1
-    lost, won = int((sign * (before - after) > 0).sum()), int((sign * (before - after) < 0).sum())
-    test = noninferior(lost, won, len(before), abs(promise.offset), 1 - confidence)
+    lost, won = evidence.flips(metric)
+    test = noninferior(len(lost), len(won), len(before), abs(promise.offset), 1 - confidence)
     verdict: Verdict = "PASS" if test.accepted else "FAIL" if test.refuted else "UNDECIDED"
     more = examples_to_decide(test) or examples_to_refute(test) if verdict == "UNDECIDED" else None
     ends = sorted((-sign * test.low, -sign * test.high))
@@ -227,9 +233,15 @@ def _judge_resampled(promise: Promise, metric: Metric, evidence: Evidence, confi
 
 
 def _widened(spread: Bootstrap, metric: Metric, evidence: Evidence, confidence: float) -> Bootstrap:
-    """Add what the sample cannot show: a mean that never varied, a class with few rows that happened to lose none."""
+    """Add what the sample cannot show: clusters that fare otherwise, a class with few rows that happened to lose none.
+
+    However little a share varied in n clusters, up to `never_seen_bound(n)` of them all may have the opposite value.
+    """
     if metric.values(np.hstack([evidence.trimmed, evidence.base]) if metric.paired else evidence.trimmed) is not None:
-        return spread.widened(1.0 if metric.unit == "share" else math.inf)
+        if metric.unit != "share":
+            return spread.widened(math.inf)
+        room = never_seen_bound(len(np.unique(evidence.clusters)), confidence)
+        return replace(spread, low=min(spread.low, spread.value - room), high=max(spread.high, spread.value + room))
     support = metric.support(evidence.base)
     if support is None or not len(support):
         return spread.widened(math.inf)
@@ -284,25 +296,37 @@ def reopened(openings: int) -> str:
 
 
 def decidable(task: Task, promises: Iterable[Promise], confidence: float) -> list[dict[str, Any]]:
-    """Say of each promise on a share whether the test split can decide it, and how tight it could be."""
-    examples = task.split("test")
-    groups = slice_values(examples)
-    counts = {f"{group}={value}": 0 for group, values in groups.items() for value in values}
-    for example in examples:
+    """Say of each promise on a mean of shares whether the test split can decide it, and how tight it could be.
+
+    What is counted are independent examples: clusters, where the task names them.
+    """
+    groups: dict[str, set[str]] = {}
+    units: dict[str, set[str]] = {"": set()}
+    for number, example in enumerate(task.split("test")):
         for group, value in example.slices.items():
-            counts[f"{group}={value}"] += 1
+            groups.setdefault(group, set()).add(value)
+        for where in ("", *(f"{group}={value}" for group, value in example.slices.items())):
+            units.setdefault(where, set()).add(_unit(example, number))
     return [
-        _decidable_one(one, counts[one.slice] if one.slice else len(examples), confidence)
+        _decidable_one(one, len(units[one.slice]), confidence)
         for promise in promises
         for one in promise.expand(groups)
-        if promise.check(task).binary and one.factor in (0, 1)
+        if _share_of_examples(promise.check(task))
     ]
 
 
+def _share_of_examples(metric: Metric) -> bool:
+    """Tell whether the metric is a mean of shares, one an example: `values` is given, and the unit is a share."""
+    return metric.unit == "share" and type(metric).values is not Metric.values
+
+
 def _decidable_one(promise: Promise, n: int, confidence: float) -> dict[str, Any]:
-    """Without a single changed answer a share is known to `never_seen_bound`; a good model changes a few."""
+    """Without a single changed answer a share is known to `never_seen_bound`; a good model changes a few.
+
+    A factor leaves |1 - factor| times what the base will show, so |1 - factor| at the most.
+    """
     room = 1 - promise.offset if promise.relation == ">=" else promise.offset
-    margin = abs(promise.offset) if promise.factor else room
+    margin = abs(1 - promise.factor) + abs(promise.offset) if promise.factor else room
     least = never_seen_bound(n, confidence)
     likely = smallest_decidable_margin(n, LIKELY_DISCORDANCE, 1 - confidence)
     if margin < least:
@@ -318,5 +342,5 @@ def _decidable_one(promise: Promise, n: int, confidence: float) -> dict[str, Any
         "smallest_margin": least,
         "likely_margin": likely,
         "possible": margin >= least,
-        "sentence": f"{promise}: with {n} test examples it {can} (a margin of {likely:.4f} likely can)",
+        "sentence": f"{promise}: with {n} independent test examples it {can} (a margin of {likely:.4f} likely can)",
     }

@@ -398,6 +398,13 @@ def as_the_search_writes() -> dict[str, Any]:
     return document
 
 
+def factor() -> dict[str, Any]:
+    """A promise with a factor, kept though the trimmed model is a little worse."""
+    kept = {"promise": "log_loss <= base * 1.02", "slice": "", "verdict": "PASS", "base": 0.5, "trimmed": 0.505}
+    kept |= {"difference": -0.005, "low": -0.009, "high": -0.001, "margin": 0.0, "unit": "nats", "n": 2500}
+    return result() | {"promise": ["log_loss <= base * 1.02"], "promises": [kept]}
+
+
 def edges() -> dict[str, dict[str, Any]]:
     """Documents that a page must survive."""
     one = result()
@@ -414,6 +421,7 @@ def edges() -> dict[str, dict[str, Any]]:
         "missing": missing(),
         "wrong kinds": dict.fromkeys(result(), 7)
         | {"candidates": [None, 3, {"figures": [1], "predicted": "x"}], "promises": [None], "base": []},
+        "factor": factor(),
         "search": as_the_search_writes(),
         "hostile": hostile(result()),
     }

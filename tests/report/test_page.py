@@ -1,3 +1,4 @@
+import html
 import math
 import re
 from html.parser import HTMLParser
@@ -80,6 +81,15 @@ def test_the_numbers_on_the_page_are_those_of_the_document():
         assert words in shown
 
 
+def test_a_promise_with_a_factor_shows_what_changed_and_names_what_was_tested():
+    shown = Reader(page(EDGES["factor"])).text
+    assert "+0.00500 nats" in shown
+    assert "trimmed − 1.02 × base: −0.00500 [−0.00900, −0.00100]" in shown
+    assert "−0.00500 nats" not in shown
+    assert "minus that many times the base" in shown
+    assert "minus that many times the base" not in Reader(page(result())).text
+
+
 def test_hostile_text_is_shown_and_never_obeyed():
     source = page(EDGES["hostile"])
     assert "<script" not in source
@@ -89,6 +99,16 @@ def test_hostile_text_is_shown_and_never_obeyed():
     style = re.search(r"<style>(.*?)</style>", page(result()), re.DOTALL)
     assert style
     assert style.group(1) in source
+
+
+def test_flips_without_answers_are_listed_by_their_examples():
+    document = result()
+    document["flips"]["examples"] = [{"id": f"word {number}"} for number in range(3)]
+    shown = Reader(page(document)).text
+    assert "word 2" in shown
+    assert "Base answered" in Reader(page(result())).text
+    assert "Base answered" not in shown
+    assert "✓" not in shown.split("wrong before, right now")[1].split("Empty cells")[0]
 
 
 def test_the_chosen_row_is_the_only_one_marked_as_chosen():
@@ -115,6 +135,25 @@ def test_the_commands_quote_what_a_shell_would_take_apart():
     shown = Reader(page(result())).text
     assert "trimtab trim 'zoo:resnet | train(epochs=5)' mnist5k --promise 'accuracy >= base - 0.01'" in shown
     assert "trimtab verify runs/x/bundle mnist5k --against 'zoo:resnet | train(epochs=5)'" in shown
+
+
+def test_the_command_that_repeats_the_verdict_says_what_is_not_usual():
+    usual = "trimtab trim zoo:resnet mnist5k --on here --confidence 0.95"
+    assert "--on" not in verify_command(result() | {"command": usual})
+    asked = "trimtab trim zoo:resnet mnist5k --on 'ssh:a b' --confidence 0.999 --trust"
+    said = verify_command(result() | {"command": asked, "confidence": 0.999})
+    assert said.endswith("--confidence 0.999 --on 'ssh:a b' --trust")
+    assert verify_command(result() | {"command": "a quote ' that does not close"}) == verify_command(result())
+
+
+def verify_command(document) -> str:
+    [line] = re.findall(r"trimtab verify [^\n]*?(?=<)", page(document))
+    return html.unescape(line)
+
+
+@pytest.mark.parametrize(("confidence", "said"), [(0.95, "95%"), (0.975, "97.5%"), (0.999, "99.9%")])
+def test_a_confidence_is_not_rounded(confidence, said):
+    assert f"at {said} confidence" in page(result() | {"confidence": confidence})
 
 
 def test_pictures_and_columns_have_names_for_those_who_do_not_see_them():

@@ -45,6 +45,18 @@ def test_the_verdict_comes_first_and_the_numbers_follow(width):
     assert "seed 0" in shown
 
 
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_promise_with_a_factor_shows_what_changed_and_names_what_was_tested(width):
+    shown = printed(EDGES["factor"], width)
+    for words in ("+0.00500 nats", "trimmed − 1.02 × base", "[−0.00900, −0.00100]"):
+        assert words in shown
+    assert "−0.00500 nats" not in shown
+
+
+def test_a_confidence_is_not_rounded():
+    assert "confidence 99.9%" in printed(result() | {"confidence": 0.999}, 140)
+
+
 def test_every_candidate_is_listed_with_its_reason_on_a_wide_terminal():
     document = result()
     shown = printed(document, 200)

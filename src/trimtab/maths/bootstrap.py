@@ -67,7 +67,9 @@ class Bootstrap:
     degenerate: bool
     """True if every resample gave the same value: low = high = value bound nothing. See `widened`."""
     unseen: float
-    """Largest share of clusters that could behave as none seen does, 1 - (1 - confidence)**(1 / clusters)."""
+    """Largest share of clusters that could behave as none seen does, 1 - (1 - confidence)**(1 / clusters).
+
+    At the confidence of the whole interval: a caller that wants more of either end alone bounds the share itself."""
 
     def widened(self, reach: float) -> "Bootstrap":
         """The valid interval of a degenerate mean: value +- unseen x reach; any other is returned unchanged.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 from trimtab.report import numbers
 from trimtab.report.document import Result, mapping, number, text, title
 from trimtab.report.markup import Markup, join, tag
 from trimtab.report.parts import cell, section, table
+
+USUAL_CONFIDENCE, HERE = 0.95, "here"
+"""What `verify` takes where it is told neither a confidence nor a machine."""
 
 
 def conditions(result: Result) -> Markup:
@@ -85,8 +89,7 @@ def repeat(result: Result) -> Markup:
     """Give the commands that repeat the run and the verdict."""
     commands = [result.text("command") or _trim_command(result)]
     if result.text("bundle"):
-        parts = ["trimtab", "verify", result.text("bundle"), result.text("task"), "--against", result.text("model")]
-        commands.append(shlex.join([*parts, *_options("--promise", result.texts("promise"))]))
+        commands.append(_verify_command(result))
     lead = (
         "The first command repeats the search, the second only the verdict; "
         "verifying opens the test split once more, and that is counted."
@@ -94,6 +97,21 @@ def repeat(result: Result) -> Markup:
     return section(
         "How to repeat it", lead if len(commands) > 1 else None, *(tag("pre", tag("code", c)) for c in commands)
     )
+
+
+def _verify_command(result: Result) -> str:
+    """Return the command that repeats the verdict, with what the search was asked for where it is not usual."""
+    parts = ["trimtab", "verify", result.text("bundle"), result.text("task"), "--against", result.text("model")]
+    parts += _options("--promise", result.texts("promise"))
+    confidence = number(result.raw.get("confidence"))
+    parts += ["--confidence", f"{confidence:g}"] if confidence not in (None, USUAL_CONFIDENCE) else []
+    try:
+        words = shlex.split(result.text("command"))
+    except ValueError:  # quotes that do not close: no command line of ours
+        words = []
+    machine = next((value for flag, value in pairwise(words) if flag == "--on"), HERE)
+    parts += ["--on", machine] if machine != HERE else []
+    return shlex.join([*parts, *(["--trust"] if "--trust" in words else [])])
 
 
 def _trim_command(result: Result) -> str:

@@ -208,6 +208,23 @@ class Outcome:
         return self.difference is None and self.trimmed is not None
 
     @property
+    def tested(self) -> str:
+        """What `difference` and its interval are of where the promise has a factor; empty where it is trimmed - base.
+
+        >>> Outcome.read({"promise": "log_loss <= base * 1.02"}).tested
+        'trimmed − 1.02 × base'
+        """
+        term = Term.read(self.promise)
+        return f"trimmed − {term.amount:g} × base" if term.sign == "*" and term.amount is not None else ""
+
+    @property
+    def change(self) -> float | None:
+        """Trimmed minus base, without any factor."""
+        if not self.tested:
+            return self.difference
+        return None if self.trimmed is None or self.base is None else self.trimmed - self.base
+
+    @property
     def family(self) -> str:
         """The promise as written for all slices of its group; empty where it is about all examples."""
         group = self.slice.split("=")[0]

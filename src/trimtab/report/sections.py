@@ -12,6 +12,7 @@ from trimtab.report.markup import Child, Markup, join, tag
 from trimtab.report.parts import badge, cell, recipe, section, small, stacked, table
 
 FLIPS_SHOWN = 20
+ANSWERS = ("Target", "Base answered", "Trimmed answers")
 CHEAPER = {"latency": "faster", "throughput": "the throughput", "size": "smaller", "memory": "less memory"}
 DEARER = {"latency": "slower", "throughput": "less throughput", "size": "larger", "memory": "more memory"}
 
@@ -52,11 +53,9 @@ def _quality_headline(result: Result) -> Markup | None:
     if not whole:
         return None
     test = whole[0]
-    change = tag("span", numbers.difference(test.difference, test.unit), class_="value")
-    ends = numbers.difference_interval(test.low, test.high, test.unit)
-    return tag(
-        "div", tag("dt", f"{title(result.quality).lower() or 'quality'}, test split"), tag("dd", change, small(ends))
-    )
+    change = tag("span", numbers.difference(test.change, test.unit), class_="value")
+    name = f"{title(result.quality).lower() or 'quality'}, test split"
+    return tag("div", tag("dt", name), tag("dd", change, small(_change(test)[1])))
 
 
 def tab(result: Result) -> Markup:
@@ -65,7 +64,7 @@ def tab(result: Result) -> Markup:
     compared = bool(result.chosen or result.ratios)
     rows = [_tab_row(result, name, compared) for name in result.names]
     confidence = number(result.raw.get("confidence"))
-    sure = f" at {confidence:.0%} confidence" if confidence else ""
+    sure = f" at {100 * confidence:g}% confidence" if confidence else ""
     lead = f"Each figure with its interval{sure} and where it comes from."
     lead += " Shorter bars are cheaper." if result.chosen else ""
     known = (
@@ -158,6 +157,8 @@ def promises(result: Result) -> Markup:
         "Trimmed minus base on the same examples of the sealed test split. "
         "A promise is kept when the whole interval stays clear of the shaded side."
     )
+    if any(test.tested for test in result.tests):
+        lead += " Where a promise has a factor, interval and plot are of trimmed minus that many times the base."
     return section("Promises and slices", lead, *(tables or [empty]))
 
 
@@ -208,8 +209,11 @@ def _change(test: Outcome) -> tuple[str, str]:
     if test.absolute and test.trimmed is not None:
         ends = numbers.interval(test.trimmed, (test.low, test.high), test.unit)
         return numbers.quantity(test.trimmed, test.unit), ends
-    change = numbers.DASH if test.difference is None else numbers.signed(test.difference, test.unit)
-    return change, numbers.difference_interval(test.low, test.high, test.unit)
+    change = numbers.DASH if test.change is None else numbers.signed(test.change, test.unit)
+    ends = numbers.difference_interval(test.low, test.high, test.unit)
+    if test.tested and test.difference is not None:
+        ends = f"{test.tested}: {numbers.signed(test.difference, test.unit)} {ends}".strip()
+    return change, ends
 
 
 def _detail(test: Outcome) -> str:
@@ -233,8 +237,9 @@ def flips(result: Result) -> Markup:
     if lost is None and won is None and not examples:
         return section("Flips", None, tag("p", "No answers were compared on the test split.", class_="note"))
     counts = tag("dl", _count("right before, wrong now", lost), _count("wrong before, right now", won), class_="counts")
-    body = [_flip(row) for row in examples[:FLIPS_SHOWN]]
-    head = ["Example", "Target", "Base answered", "Trimmed answers"]
+    named = any(text(row.get("base")) for row in examples)
+    body = [_flip(row, named) for row in examples[:FLIPS_SHOWN]]
+    head = ["Example", *(ANSWERS if named else ())]
     listed = table(head, body, "flips cards", "Examples whose answer changed") if body else None
     more = f"The first {FLIPS_SHOWN} of {len(examples)} listed." if len(examples) > FLIPS_SHOWN else None
     lead = "Accuracy can stay the same while answers change; these did."
@@ -245,14 +250,15 @@ def _count(name: str, value: float | None) -> Markup:
     return tag("div", tag("dt", name), tag("dd", numbers.DASH if value is None else f"{value:,.0f}"))
 
 
-def _flip(row: Mapping[str, Any]) -> Markup:
+def _flip(row: Mapping[str, Any], named: bool) -> Markup:
+    heading = tag("th", text(row.get("id")) or numbers.DASH, scope="row")
+    if not named:
+        return tag("tr", heading)
     target, *answers = (text(row.get(key)) or numbers.DASH for key in ("target", "base", "trimmed"))
     signs = (" ✓" if answer == target else " ✗" for answer in answers)
     shown = [f"{answer}{sign}" for answer, sign in zip(answers, signs, strict=True)]
-    cells = zip(("Target", "Base answered", "Trimmed answers"), (target, *shown), strict=True)
-    return tag(
-        "tr", tag("th", text(row.get("id")) or numbers.DASH, scope="row"), *(cell(name, value) for name, value in cells)
-    )
+    cells = zip(ANSWERS, (target, *shown), strict=True)
+    return tag("tr", heading, *(cell(name, value) for name, value in cells))
 
 
 def candidates(result: Result) -> Markup:

@@ -160,7 +160,10 @@ def _difference(test: Outcome, gap: str) -> Text:
     if test.absolute:
         return Text(numbers.DASH, style="dim")
     ends = numbers.difference_interval(test.low, test.high, test.unit)
-    shown = Text(numbers.difference(test.difference, test.unit))
+    shown = Text(numbers.difference(test.change, test.unit))
+    if test.tested and test.difference is not None:
+        ends = f"{test.tested}\n{numbers.signed(test.difference, test.unit)}{gap}{ends}".rstrip()
+        return shown.append(f"\n{ends}", style="dim")
     return shown.append(gap + ends, style="dim") if ends else shown
 
 
@@ -220,7 +223,7 @@ def _conditions(result: Result) -> str:
     parts = (
         text(machine.get("name")) and f"machine {text(machine.get('name'))}",
         f"{cores:g} cores" if cores else "",
-        f"confidence {confidence:.0%}" if confidence else "",
+        f"confidence {100 * confidence:g}%" if confidence else "",
         f"seed {text(data.get('seed'))}" if data.get("seed") is not None else "",
         f"test split opened {text(data.get('test_openings'))}×" if data.get("test_openings") is not None else "",
         numbers.duration(total) if total else "",
