@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.chance import USUAL_LOSS, chance_of_passing, expected_chance, sealed_error
+from trimtab.maths.intervals import never_seen_bound
 from trimtab.verify import Judgement
 
 shares = st.floats(-0.1, 0.1)
@@ -51,6 +52,17 @@ def test_what_was_proved_to_be_the_same_needs_no_proof_by_validation():
     seen = judgement(0.0, -0.01, error=0.008)
     assert chance_of_passing([seen], 0.2, 0.95, USUAL_LOSS["exact"]) > chance(seen, ratio=0.2) > 0.5
     assert chance_of_passing([seen], 25.0, 0.95, USUAL_LOSS["exact"]) < 0.5, "a small test split decides nothing"
+
+
+def test_what_never_changed_on_few_examples_is_known_the_better_the_more_there_are():
+    floor = never_seen_bound(85)
+    clips = Judgement(
+        "agreement >= 0.99", "", "UNDECIDED", None, 1.0, None, 1 - floor, 1 + floor, 0.99, "share", 85, ""
+    )
+    varied = replace(clips, low=1 - 1.01 * floor, high=1 + 1.01 * floor)
+    sure, unsure = (chance_of_passing([one], 85 / 398, 0.95, USUAL_LOSS["exact"]) for one in (clips, varied))
+    assert sure > 0.6 > 0.4 > unsure
+    assert sealed_error([clips], 85 / 398, 0.95) < 0.5 * sealed_error([varied], 85 / 398, 0.95)
 
 
 @given(st.floats(-0.03, 0.03), st.floats(0.001, 0.02), st.floats(0, 0.02))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 from trimtab.candidates import normal_cdf
+from trimtab.maths.intervals import never_seen_bound
 from trimtab.verify import Judgement
 
 SLICE_SPREAD = 0.01
@@ -51,8 +52,12 @@ def sealed_error(judgements: Sequence[Judgement], ratio: float, confidence: floa
     That of the promise on all examples that is known the least; 0 where none is about a share.
     """
     z = NormalDist().inv_cdf(confidence)
-    wholes = [_error(one, z) for one in judgements if not one.slice and one.unit == "share"]
-    return max((error for error in wholes if math.isfinite(error)), default=0.0) * math.sqrt(ratio)
+    wholes = [
+        _error(one, z) * _narrowing(one, ratio, confidence)
+        for one in judgements
+        if not one.slice and one.unit == "share"
+    ]
+    return max((error for error in wholes if math.isfinite(error)), default=0.0)
 
 
 def _metric(judgement: Judgement) -> str:
@@ -78,9 +83,18 @@ def _chance_of_one(
         trust = spread**2 / (spread**2 + doubt**2)
         seen = trust * seen + (1 - trust) * (_without_loss(judgement) - lost)
         doubt = spread * math.sqrt(1 - trust)
-    later = error * math.sqrt(ratio)
+    later = error * (_narrowing(judgement, ratio, confidence) if whole is None else math.sqrt(ratio))
     room = (seen - judgement.margin) * (1 if ">=" in judgement.promise else -1)
     return normal_cdf((room - z * later) / math.hypot(doubt, later))
+
+
+def _narrowing(judgement: Judgement, ratio: float, confidence: float) -> float:
+    """Return how much narrower the interval is on a split `1 / ratio` times as large.
+
+    By the root; but what is as narrow as so few examples allow, having seen nothing change, shrinks as they grow.
+    """
+    floor = never_seen_bound(judgement.n, confidence) if judgement.unit == "share" else 0.0
+    return ratio if (judgement.high - judgement.low) / 2 <= floor * (1 + 1e-9) else math.sqrt(ratio)
 
 
 def _without_loss(judgement: Judgement) -> float:

@@ -496,7 +496,8 @@ class Search:
         binding = [one for one in trial.judgements if one.promise == self._binding[1]]
         seen = sealed_error(binding, 1.0, self.aim.confidence)
         if seen:
-            self._sealed_errors.setdefault(self._kind(trial.candidate), []).append(seen * math.sqrt(self._ratio))
+            later = sealed_error(binding, self._ratio, self.aim.confidence)
+            self._sealed_errors.setdefault(self._kind(trial.candidate), []).append(later)
         if trial.status in ("measured", "dropped"):
             self.predictor.learn(trial.candidate, trial.figures, trial.loss, seen)
         self._go_on(trial)
