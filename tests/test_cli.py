@@ -146,9 +146,11 @@ def test_verify_judges_a_bundle_by_its_own_promise_or_another(trimtab):
     status, out, _ = trimtab(*against, "--json")
     document = json.loads(out)
     assert (status, document["verdict"], len(document["promises"])) == (0, "PASS", 4)
-    status, out, _ = trimtab(*against, "--promise", "agreement >= 0.9999", "--json")
+    assert "PASS at 95%" in document["sentence"]
+    status, out, _ = trimtab(*against, "--promise", "agreement >= 0.9999", "--confidence", "0.975", "--json")
     again = json.loads(out)
     assert (status, again["verdict"], again["test_openings"]) == (3, "UNDECIDED", document["test_openings"] + 1)
+    assert "UNDECIDED at 97.5%" in again["sentence"]
     assert f"opened {again['test_openings']} times" in again["sentence"]
     assert "PASS" in trimtab(*against)[1]
 
@@ -441,6 +443,16 @@ def test_the_seed_of_verify_is_the_bundles(trimtab, monkeypatch):
     for words in ((), ("--seed", "7")):
         trimtab("verify", finished_run().bundle, TOY, "--against", "null:linear", "--json", *words)
     assert seen == [0, 7]
+
+
+def test_the_confidence_of_verify_is_the_bundles(trimtab, monkeypatch):
+    seen = []
+    monkeypatch.setattr("trimtab.pack.check", lambda folder: {"confidence": 0.9})
+    monkeypatch.setattr(cli, "workshop", lambda words: contextlib.nullcontext())
+    monkeypatch.setattr("trimtab.certify.verify_bundle", lambda *words: seen.append(words[3]) or {"verdict": "PASS"})
+    for words in ((), ("--confidence", "0.99")):
+        trimtab("verify", "bundle", TOY, "--against", "null:linear", "--json", *words)
+    assert seen == [0.9, 0.99]
 
 
 def test_machines_in_full(trimtab):

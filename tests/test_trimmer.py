@@ -16,6 +16,7 @@ import pytest
 
 import trimtab
 from trimtab import measure, trimmer
+from trimtab import result as results
 from trimtab.api import run
 from trimtab.errors import Busy, DataError, OutputError, PromiseError, UnknownName, UsageError
 from trimtab.passes import Pass
@@ -24,6 +25,7 @@ from trimtab.trimmer import dry_run
 from trimtab.values.registry import registry
 from trimtab.values.store import Store, folder_bytes
 from trimtab.values.tab import TAB_FILE, Tab, read_tab
+from trimtab.verify import Judgement
 
 TOY = "toy(examples=1200, features=64, spread=0.7)"
 
@@ -108,6 +110,12 @@ def test_the_cheapest_that_keeps_the_promise_is_certified(finished):
     assert statuses["shrink @ null"] == "certified"
     assert statuses["shrink(bits=8) @ null"] in ("dropped", "dominated")
     assert json.loads((Path(document["run"]) / "result.json").read_text()) == document
+
+
+def test_a_confidence_is_said_as_it_was_asked_for():
+    said = Judgement("", "", "UNDECIDED", None, 0.0, None, 0.0, 0.0, 0.0, "share", 1, "", more_examples=7)
+    outcome = results.Outcome(request(confidence=0.999), None, [results.Tested(None, (said,), None)], None, False)
+    assert outcome.sentence().startswith("Undecided at 99.9%:")
 
 
 def test_the_bundle_answers_and_carries_its_proof(finished):

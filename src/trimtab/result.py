@@ -116,7 +116,7 @@ class Outcome:
 
     def sentence(self) -> str:
         """Say the verdict so that a reader needs nothing else."""
-        sure = f"{self.request.confidence:.0%}"
+        sure = f"{100 * self.request.confidence:g}%"
         promise = " and ".join(self.request.promises)
         if self.winner is not None:
             gains = ", ".join(self._gains(self.winner))
