@@ -326,7 +326,8 @@ class Bench:
                 mine, ratio = self._read(meter, made, runtime, worker), None
             base |= self._seen(theirs)
             ours |= by_name(mine)
-            ratios |= gains(meter, theirs, mine, ratio)
+            if ratio is not None or not meter.repeats:  # a race without a ratio did not read both throughout
+                ratios |= gains(meter, theirs, mine, ratio)
         self.base_worker.pause()
         return Costs(ours, base, ratios, load)
 

@@ -103,7 +103,12 @@ def _round(contestants: Sequence[tuple[Racer, Probe]], meter: Meter) -> list[Rea
 
 
 def _combine(readings: Sequence[Reading], confidence: float, weather: Mapping[str, float]) -> tuple[Figure, ...]:
-    """One figure for each that the meter reads: over blocks, since calls within a block are not independent."""
+    """One figure for each that the meter reads: over blocks, since calls within a block are not independent.
+
+    None where a block gave none.
+    """
+    if not all(reading.figures for reading in readings):
+        return ()
     combined = []
     for same in zip(*(reading.figures for reading in readings), strict=True):
         value, low, high = median_interval([figure.value for figure in same], confidence)
@@ -125,8 +130,8 @@ def _combine(readings: Sequence[Reading], confidence: float, weather: Mapping[st
 
 
 def _ratios(rounds: Sequence[list[Reading]], confidence: float, weather: Mapping[str, float]) -> tuple[Figure, ...]:
-    """Ratio of the first contestant to each other one, by blocks of the same round."""
-    if not all(reading.figures for readings in rounds for reading in readings):
+    """Ratio of the first contestant to each other one, by blocks of the same round; none where a block gave nothing."""
+    if not all(reading.figures and reading.figures[0].value > 0 for readings in rounds for reading in readings):
         return ()
     values = [[reading.figures[0].value for reading in readings] for readings in zip(*rounds, strict=True)]
     name = rounds[0][0].figures[0].name
