@@ -177,6 +177,16 @@ def test_a_limit_may_name_a_meter_and_a_lost_base_is_opened_again(tmp_path, stor
     assert (result.verdict, result.recipe) == ("PASS", "shrink @ null")
 
 
+@pytest.mark.parametrize("error", [ValueError("no ratio of zero"), DataError("told to fail")])
+def test_a_gain_that_cannot_be_explained_costs_no_certificate(tmp_path, store, monkeypatch, error):
+    monkeypatch.setattr(trimmer, "explain", lambda bench, winner: (_ for _ in ()).throw(error))
+    result = run(request(), tmp_path / "x", store=store)
+    assert (result.verdict, result.document["gain"]) == ("PASS", [])
+    [cell] = [cell for cell in result.document["empty_cells"] if cell["what"] == "where the gain comes from"]
+    assert cell["reason"] == f"{type(error).__name__}: {error}"
+    assert result.bundle.is_dir()
+
+
 def test_a_model_without_a_certificate_leaves_no_bundle(tmp_path, store):
     result = run(request(objective="parameters"), tmp_path / "x", store=store)
     assert result.verdict == "BASE"

@@ -55,6 +55,8 @@ class Outcome:
     interrupted: bool
     gain: list[dict[str, Any]] = field(default_factory=list)
     """The way from the base to the winner, one change at a time (`trimtab.gain.explain`)."""
+    unexplained: str = ""
+    """Why that way could not be measured."""
 
     @property
     def winner(self) -> Tested | None:
@@ -210,6 +212,7 @@ class Outcome:
         said = {
             "base": [doubt] if doubt else [],
             "workers": crew.notes if crew else [],
+            "where the gain comes from": [self.unexplained] if self.unexplained else [],
             "store": self.search.workshop.store.warnings,
         }
         return missing + failed + [{"what": what, "reason": text} for what, texts in said.items() for text in texts]

@@ -408,11 +408,19 @@ def _certify(run: Run, search: Search, order: list[Trial], interrupted: bool) ->
         if outcome.winner is not None:
             run.progress.doing("finding where the gain comes from")
             with run.timed("measuring"):
-                return replace(outcome, gain=explain(search.bench, found.trial.candidate.bound))
+                return _explained(outcome, found)
     run.progress.doing("reading every figure of the base")
     with run.timed("measuring"):
         search.bench.base_figures = search.bench.base_costs() | search.bench.base_figures
     return outcome
+
+
+def _explained(outcome: Outcome, winner: Tested) -> Outcome:
+    """Add where the gain comes from, or why that is not known: it costs no certificate."""
+    try:
+        return replace(outcome, gain=explain(outcome.search.bench, winner.trial.candidate.bound))
+    except Exception as error:
+        return replace(outcome, unexplained=f"{type(error).__name__}: {one_line(error)}")
 
 
 def _finish(run: Run, outcome: Outcome) -> dict[str, Any]:
