@@ -132,6 +132,15 @@ def test_apply_writes_a_model_folder_that_opens_again(trimtab, tmp_path):
     assert (status, json.loads(out)["lineage"]) == (0, ["null:linear", "narrow", "narrow(bits=32)"])
 
 
+def test_only_predictions_are_for_a_machine_that_a_file_tells_of(trimtab, tmp_path):
+    bundle = finished_run().bundle
+    measuring = (TRIM, ["measure", "@ null", "null:linear", TOY], ["verify", bundle, TOY, "--against", "null:linear"])
+    for words in measuring:
+        assert "what is measured here holds here only" in complaint(trimtab(*words, "--on", "generic-x86"), 2)
+    assert trimtab(*TRIM, "--on", "generic-x86", "--dry-run", "--json")[0] == 0
+    assert trimtab("apply", "narrow", "null:linear", TOY, "--on", "generic-x86", "--out", tmp_path / "x")[0] == 0
+
+
 def test_measure_reads_every_figure(trimtab):
     status, out, _ = trimtab("measure", "narrow", "null:linear", TOY, "--json")
     document = json.loads(out)

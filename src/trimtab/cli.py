@@ -375,7 +375,7 @@ def _trim(words: argparse.Namespace) -> int:
 def _apply(words: argparse.Namespace) -> int:
     from trimtab.apply import apply_recipe
 
-    with workshop(words) as shop:
+    with workshop(words, measures=False) as shop:
         made = apply_recipe(words.model, words.recipe, shop, words.out)
     facts = made.model.facts.to_json()
     show(
@@ -479,11 +479,11 @@ def show(words: argparse.Namespace, document: Mapping[str, Any], kind: str = "pl
     Console().print(FACES[kind](document))
 
 
-def workshop(words: argparse.Namespace) -> Any:
+def workshop(words: argparse.Namespace, measures: bool = True) -> Any:
     """Return a context that opens a workshop for the words' task, machine and seed, with progress on stderr."""
     from trimtab.api import open_workshop
 
-    return open_workshop(words.task, words.on, words.seed, words.trust)
+    return open_workshop(words.task, words.on, words.seed, words.trust, measures)
 
 
 if __name__ == "__main__":

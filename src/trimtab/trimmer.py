@@ -149,7 +149,7 @@ def trim(
         OutputError: `out` cannot be written.
     """
     task, aim = check_request(request, task)
-    workshop = Workshop(task, store or Store(), machines.load(request.on), request.seed)
+    workshop = Workshop(task, store or Store(), machines.measurable(request.on), request.seed)
     workshop.threads, workshop.trust = _threads(request), request.trust
     check_folder(out)
     with Tab.open(out) as tab:
