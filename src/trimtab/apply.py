@@ -76,6 +76,8 @@ class Workshop:
     """Whether model folders may run code that only they name."""
     progress: Callable[[str, float], None] = field(default=quiet)
     _fingerprints: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    _sizes: dict[str, int | None] = field(default_factory=dict, init=False, repr=False)
+    """What `Source.sized_by` said of each reference."""
 
     @cached_property
     def view(self) -> TaskView:
@@ -140,7 +142,10 @@ class Workshop:
             known = ", ".join(f"{name}:..." for name in registry("sources").names())
             raise DataError(f"cannot open model {ref!r}: it is no model folder, and names no source ({known})")
         source: Source = registry("sources").take(kind)()
-        key = digest("source", kind, rest, source.fingerprint(rest), self._inputs(), versions(LIBRARIES))
+        if ref not in self._sizes:
+            self._sizes[ref] = source.sized_by(rest, self.view)
+        sized = [size for size in (self._sizes[ref],) if size is not None]
+        key = digest("source", kind, rest, source.fingerprint(rest), self._inputs(), versions(LIBRARIES), *sized)
         return source, rest, key
 
     def _open_source(self, ref: str) -> Made:
