@@ -2,6 +2,8 @@
 
 import errno
 import os
+import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -79,6 +81,43 @@ def test_a_key_changes_with_what_the_result_depends_on(shop, recipe, change, dif
         change = {"task": open_task(change["task"])}
     after = key(replace(shop, **change), recipe)
     assert (before != after) == differs
+
+
+TASK = """
+from help_of_mine import name
+
+from trimtab.tasks.toy import Toy
+
+class Mine(Toy):
+    def __str__(self):
+        return name
+"""
+
+
+def test_a_key_changes_with_what_the_users_task_imports(shop, tmp_path):
+    (tmp_path / "help_of_mine.py").write_text("name = 'one'\n")
+    (tmp_path / "mine.py").write_text(TASK)
+    found = []
+    for more in ("", "# changed\n", "# changed again\n"):
+        (tmp_path / "help_of_mine.py").write_text(f"name = 'one'\n{more}")
+        found.append(replace(shop, task=open_task(f"{tmp_path}/mine.py:Mine(examples=300)")).task_code)
+    assert len({*found}) == 3
+    assert shop.task_code == ""
+
+
+@pytest.mark.parametrize("module", ["__main__", "typed_in_here"])
+def test_the_code_of_a_task_that_no_file_has_is_read_in_memory(shop, module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+
+    def typed(text: str) -> str:
+        space = {"__name__": module}
+        exec(text, space)  # noqa: S102
+        return replace(shop, task=space["Mine"](examples=300)).task_code
+
+    text = TASK.replace("from help_of_mine import name", "name = 'one'")
+    assert typed(text) == typed(f"# said\n{text}")
+    assert typed(text) != typed(text.replace("'one'", "'two'"))
+    assert typed(text) != typed(text.replace("return name", "return name + name"))
 
 
 def test_a_model_carries_the_preparation_of_its_own_task(shop, tmp_path):

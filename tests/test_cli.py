@@ -132,6 +132,15 @@ def test_apply_writes_a_model_folder_that_opens_again(trimtab, tmp_path):
     assert (status, json.loads(out)["lineage"]) == (0, ["null:linear", "narrow", "narrow(bits=32)"])
 
 
+def test_only_predictions_are_for_a_machine_that_a_file_tells_of(trimtab, tmp_path):
+    bundle = finished_run().bundle
+    measuring = (TRIM, ["measure", "@ null", "null:linear", TOY], ["verify", bundle, TOY, "--against", "null:linear"])
+    for words in measuring:
+        assert "what is measured here holds here only" in complaint(trimtab(*words, "--on", "generic-x86"), 2)
+    assert trimtab(*TRIM, "--on", "generic-x86", "--dry-run", "--json")[0] == 0
+    assert trimtab("apply", "narrow", "null:linear", TOY, "--on", "generic-x86", "--out", tmp_path / "x")[0] == 0
+
+
 def test_measure_reads_every_figure(trimtab):
     status, out, _ = trimtab("measure", "narrow", "null:linear", TOY, "--json")
     document = json.loads(out)
@@ -146,9 +155,11 @@ def test_verify_judges_a_bundle_by_its_own_promise_or_another(trimtab):
     status, out, _ = trimtab(*against, "--json")
     document = json.loads(out)
     assert (status, document["verdict"], len(document["promises"])) == (0, "PASS", 4)
-    status, out, _ = trimtab(*against, "--promise", "agreement >= 0.9999", "--json")
+    assert "PASS at 95%" in document["sentence"]
+    status, out, _ = trimtab(*against, "--promise", "agreement >= 0.9999", "--confidence", "0.975", "--json")
     again = json.loads(out)
     assert (status, again["verdict"], again["test_openings"]) == (3, "UNDECIDED", document["test_openings"] + 1)
+    assert "UNDECIDED at 97.5%" in again["sentence"]
     assert f"opened {again['test_openings']} times" in again["sentence"]
     assert "PASS" in trimtab(*against)[1]
 
@@ -441,6 +452,16 @@ def test_the_seed_of_verify_is_the_bundles(trimtab, monkeypatch):
     for words in ((), ("--seed", "7")):
         trimtab("verify", finished_run().bundle, TOY, "--against", "null:linear", "--json", *words)
     assert seen == [0, 7]
+
+
+def test_the_confidence_of_verify_is_the_bundles(trimtab, monkeypatch):
+    seen = []
+    monkeypatch.setattr("trimtab.pack.check", lambda folder: {"confidence": 0.9})
+    monkeypatch.setattr(cli, "workshop", lambda words: contextlib.nullcontext())
+    monkeypatch.setattr("trimtab.certify.verify_bundle", lambda *words: seen.append(words[3]) or {"verdict": "PASS"})
+    for words in ((), ("--confidence", "0.99")):
+        trimtab("verify", "bundle", TOY, "--against", "null:linear", "--json", *words)
+    assert seen == [0.9, 0.99]
 
 
 def test_machines_in_full(trimtab):

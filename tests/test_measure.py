@@ -3,11 +3,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from trimtab import measure
 from trimtab.apply import Workshop, check_answers
 from trimtab.errors import DataError
 from trimtab.measure import Bench, gains
+from trimtab.meters.energy import Energy
 from trimtab.meters.latency import Latency
 from trimtab.meters.throughput import Throughput
+from trimtab.race import Race
 from trimtab.recipe import bind_runtime
 from trimtab.values.figure import Figure
 from trimtab.values.model import Model, Signature, TensorSpec
@@ -31,6 +34,16 @@ def test_a_base_that_knows_the_most_frequent_class_only_is_doubted(bench, toy_vi
     if fails:
         assert f"{value:.1%} of its answers are right" in doubt
         assert "train(epochs=5)" in doubt
+
+
+def test_a_race_that_one_model_gave_no_figure_says_nothing_of_a_gain(bench, monkeypatch):
+    read = Figure("energy_j", 3.0, "J per 1000")
+    monkeypatch.setattr(measure, "cheap_first", lambda: [Energy()])
+    monkeypatch.setattr(Bench, "base_worker", SimpleNamespace(pause=lambda: None))
+    for figures in (((read,), ()), ((read,), (read,))):
+        monkeypatch.setattr(Bench, "_race", lambda *words, figures=figures: Race(figures, ({},)))
+        costs = bench.against_base(None, None, None)
+        assert (costs.base, costs.ratios) == ({"energy_j": read}, {})
 
 
 def test_other_tasks_are_not_doubted(bench):

@@ -136,6 +136,30 @@ def test_a_meter_without_figures_gives_no_ratio(probe):
     assert result.ratios == ()
 
 
+class Dim(Latency):
+    """Gives nothing, or nothing but zero, of the sessions named."""
+
+    def __init__(self, none="", zero=""):
+        self.none, self.zero = none, zero
+
+    def read(self, session, probe):
+        reading = super().read(session, probe)
+        if session.name in self.none and session.calls > 24:
+            return replace(reading, figures=())
+        value = 0.0 if session.name in self.zero else reading.figures[0].value
+        return replace(reading, figures=tuple(replace(figure, value=value) for figure in reading.figures))
+
+
+def test_what_one_contestant_or_block_lacks_has_no_ratio(probe):
+    def runs(meter):
+        return race([(Runner(name, [], lambda block: 0.001), probe) for name in "AB"], meter, blocks=3)
+
+    some = runs(Dim(none="B"))
+    assert (len(some.figures[0]), some.figures[1], some.ratios) == (2, (), ())
+    zero = runs(Dim(zero="B"))
+    assert (zero.figures[1][0].value, zero.ratios) == (0.0, ())
+
+
 def test_a_race_takes_blocks_and_contestants(probe):
     with pytest.raises(ValueError, match="0 contestants"):
         race([], Latency())

@@ -1,5 +1,6 @@
 """A whole trim run in seconds: null models, a toy task, and passes that are good, bad, broken or slow to order."""
 
+import io
 import json
 import os
 import shutil
@@ -13,19 +14,35 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import trimtab
 from trimtab import measure, trimmer
+from trimtab import result as results
 from trimtab.api import run
-from trimtab.errors import Busy, DataError, OutputError, PromiseError, UnknownName, UsageError
+from trimtab.errors import (
+    Busy,
+    DataError,
+    OutputError,
+    PromiseError,
+    SessionError,
+    UnknownName,
+    UsageError,
+    WorkerDied,
+    WorkerHung,
+)
+from trimtab.machines import here
 from trimtab.passes import Pass
+from trimtab.report.faces import FACES
 from trimtab.request import Request
 from trimtab.trimmer import dry_run
 from trimtab.values.registry import registry
 from trimtab.values.store import Store, folder_bytes
 from trimtab.values.tab import TAB_FILE, Tab, read_tab
+from trimtab.verify import Judgement
 
 TOY = "toy(examples=1200, features=64, spread=0.7)"
+SLOW = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,12 @@ def test_the_cheapest_that_keeps_the_promise_is_certified(finished):
     assert json.loads((Path(document["run"]) / "result.json").read_text()) == document
 
 
+def test_a_confidence_is_said_as_it_was_asked_for():
+    said = Judgement("", "", "UNDECIDED", None, 0.0, None, 0.0, 0.0, 0.0, "share", 1, "", more_examples=7)
+    outcome = results.Outcome(request(confidence=0.999), None, [results.Tested(None, (said,), None)], None, False)
+    assert outcome.sentence().startswith("Undecided at 99.9%:")
+
+
 def test_the_bundle_answers_and_carries_its_proof(finished):
     task = trimtab.tasks.open_task(TOY)
     examples = task.split("test")[:20]
@@ -169,6 +192,79 @@ def test_a_limit_may_name_a_meter_and_a_lost_base_is_opened_again(tmp_path, stor
     assert (result.verdict, result.recipe) == ("PASS", "shrink @ null")
 
 
+@pytest.mark.parametrize("error", [ValueError("no ratio of zero"), pytest.param(DataError("bad"), marks=SLOW)])
+def test_a_gain_that_cannot_be_explained_costs_no_certificate(tmp_path, store, monkeypatch, error):
+    monkeypatch.setattr(trimmer, "explain", lambda bench, winner: (_ for _ in ()).throw(error))
+    result = run(request(), tmp_path / "x", store=store)
+    assert (result.verdict, result.document["gain"]) == ("PASS", [])
+    [cell] = [cell for cell in result.document["empty_cells"] if cell["what"] == "where the gain comes from"]
+    assert cell["reason"] == f"{type(error).__name__}: {error}"
+    assert result.bundle.is_dir()
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Return a function that makes a candidate fail on the sealed split, and the list of those tested there."""
+    rows, tested = measure.Bench.rows, []
+
+    def fail(error: Exception, recipe: str) -> list[str]:
+        def read(bench, made, worker, runtime, split, stop=None):
+            if split == "test" and made.key != bench.base.key:
+                tested.append(made.model.lineage[-1])
+                if recipe in (tested[-1], "any"):
+                    raise error
+            return rows(bench, made, worker, runtime, split, stop)
+
+        monkeypatch.setattr(measure.Bench, "rows", read)
+        return tested
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "kind", [SessionError, pytest.param(DataError, marks=SLOW), pytest.param(IndexError, marks=SLOW)]
+)
+def test_a_candidate_that_fails_on_the_sealed_split_is_not_certified(tmp_path, store, failing, monkeypatch, kind):
+    from trimtab.search import Search
+
+    monkeypatch.setattr(Search, "walk_order", lambda self: sorted(self.eligible(), key=lambda t: -self.cost(t)))
+    tested = failing(kind("no such id"), "shrink")
+    result = run(request(tries=("shrink(32) @ null",)), tmp_path / "x", store=store)
+    assert (result.verdict, result.recipe) == ("PASS", "shrink(bits=32) @ null")
+    assert tested[-1] == "shrink", "the bolder one, after the mild one has passed"
+    [line] = [c for c in result.document["candidates"] if c["recipe"] == "shrink @ null"]
+    assert (line["status"], line["test"]) == ("not certified", {})
+    assert line["reason"].startswith("could not be tested: ")
+    assert line["reason"].endswith("no such id")
+
+
+def test_where_none_can_be_tested_nothing_is_proved(tmp_path, store, failing):
+    failing(SessionError("no such id"), "any")
+    result = run(request(), tmp_path / "x", store=store)
+    assert (result.verdict, result.bundle, result.document["promises"]) == ("UNDECIDED", None, [])
+    assert "could not be tested: no such id." in result.document["sentence"]
+    shown = io.StringIO()
+    Console(file=shown, width=300).print(FACES["result"](result.document))
+    assert "could not be tested" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    "kind", [WorkerDied, pytest.param(WorkerHung, marks=SLOW), pytest.param(TimeoutError, marks=SLOW)]
+)
+def test_a_passing_fault_on_the_sealed_split_is_tried_once_more(tmp_path, store, failing, kind):
+    tested = failing(kind("gone"), "any")
+    for out, again in (("x", True), ("y", False)):
+        with pytest.raises(kind):
+            run(request(), tmp_path / out, store=store)
+        if again:
+            assert run(request(), tmp_path / out, store=store).verdict == "UNDECIDED"
+        else:
+            failing(kind("gone"), "none")
+            assert run(request(), tmp_path / out, store=store).verdict == "PASS"
+    assert [len(read_tab(tmp_path / out / TAB_FILE).of("fault")) for out in "xy"] == [1, 1]
+    assert len(tested) > 3
+
+
 def test_a_model_without_a_certificate_leaves_no_bundle(tmp_path, store):
     result = run(request(objective="parameters"), tmp_path / "x", store=store)
     assert result.verdict == "BASE"
@@ -184,7 +280,7 @@ def test_memory_is_read_in_fresh_workers_so_a_model_is_not_cheaper_than_itself(t
 
 def test_an_objective_that_cannot_be_read_is_one_clear_line(tmp_path, store):
     machine = tmp_path / "free.toml"
-    machine.write_text('cores = 2\nisa = ["avx2"]\n')
+    machine.write_text(f"cores = {here().cores}\n")
     with pytest.raises(UsageError, match="usd_per_million cannot be read"):
         run(request(objective="cost", on=str(machine)), tmp_path / "x", store=store)
 
@@ -192,9 +288,6 @@ def test_an_objective_that_cannot_be_read_is_one_clear_line(tmp_path, store):
 def test_a_second_process_is_refused(tmp_path, store):
     with Tab.open(tmp_path), pytest.raises(Busy):
         run(request(), tmp_path, store=store)
-
-
-SLOW = pytest.mark.slow
 
 
 @pytest.mark.slow

@@ -167,9 +167,12 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_workshop(task: str, on: str, seed: int, trust: bool = False) -> Iterator[Workshop]:
-    """Open a workshop with the user's store, and progress on stderr."""
-    machine = machines.load(on)
+def open_workshop(task: str, on: str, seed: int, trust: bool = False, measures: bool = True) -> Iterator[Workshop]:
+    """Open a workshop with the user's store, and progress on stderr.
+
+    `measures`: figures are to be read, so `on` may not name a machine that is only told of.
+    """
+    machine = machines.measurable(on) if measures else machines.load(on)
     with Live() as progress:
         yield Workshop(
             open_task(task), Store(), machine, seed, machines.here().cores, trust=trust, progress=progress.doing

@@ -29,12 +29,14 @@ from trimtab.passes import Context, Pass, Statistics, quiet
 from trimtab.recipe import Recipe, available, bind, check_formats, split_model
 from trimtab.runtimes import Runtime
 from trimtab.sources import Source
+from trimtab.values.codehash import code_hash, described, files_behind
 from trimtab.values.machine import Machine
 from trimtab.values.model import MODEL_FILE, Model, Part
 from trimtab.values.registry import registry
 from trimtab.values.store import MANIFEST, Store, copy_folder, file_hash, files_of, make_folder, writing
 from trimtab.values.task import Split, Task, TaskView
 from trimtab.values.trust import check_code, check_links
+from trimtab.values.usercode import PREFIX
 
 LIBRARIES = (
     "trimtab", "numpy", "torch", "torch-pruning", "transformers", "tokenizers", "keras", "onnx", "onnxruntime",
@@ -74,6 +76,8 @@ class Workshop:
     """Whether model folders may run code that only they name."""
     progress: Callable[[str, float], None] = field(default=quiet)
     _fingerprints: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    _sizes: dict[str, int | None] = field(default_factory=dict, init=False, repr=False)
+    """What `Source.sized_by` said of each reference."""
 
     @cached_property
     def view(self) -> TaskView:
@@ -138,7 +142,10 @@ class Workshop:
             known = ", ".join(f"{name}:..." for name in registry("sources").names())
             raise DataError(f"cannot open model {ref!r}: it is no model folder, and names no source ({known})")
         source: Source = registry("sources").take(kind)()
-        key = digest("source", kind, rest, source.fingerprint(rest), self._inputs(), versions(LIBRARIES))
+        if ref not in self._sizes:
+            self._sizes[ref] = source.sized_by(rest, self.view)
+        sized = [size for size in (self._sizes[ref],) if size is not None]
+        key = digest("source", kind, rest, source.fingerprint(rest), self._inputs(), versions(LIBRARIES), *sized)
         return source, rest, key
 
     def _open_source(self, ref: str) -> Made:
@@ -257,10 +264,9 @@ class Workshop:
 
     @cached_property
     def task_code(self) -> str:
-        """Hash of the file that defines a task of the user's own: how it collates and scores; empty for ours."""
+        """Hash of the code that defines a task of the user's own: how it collates and scores; empty for ours."""
         kind = type(self.task)
-        file = None if kind.__module__.startswith("trimtab.") else inspect.getsourcefile(kind)
-        return file_hash(Path(file)) if file else ""
+        return "" if kind.__module__.startswith("trimtab.") else class_hash(kind)
 
     def _inputs(self) -> Any:
         example = self.view.split("train")[0]
@@ -356,6 +362,20 @@ def _plain(thing: Any) -> Any:
 def folder_hash(folder: Path) -> str:
     """Return one hash over the names and contents of a folder's files: the identity of an artefact."""
     return digest([(path.relative_to(folder).as_posix(), file_hash(path)) for path in files_of(folder)])
+
+
+def class_hash(kind: type) -> str:
+    """Return a hash of the file that defines a class, with all of the user's that it imports.
+
+    Of a class that no file has, as in a notebook, it is a hash of its code as it is in memory.
+    """
+    try:
+        file = inspect.getsourcefile(kind)
+    except (OSError, TypeError):
+        file = None
+    if file is None or not Path(file).is_file():
+        return digest(described(kind))
+    return code_hash(files_behind(Path(file), beside=kind.__module__.startswith(PREFIX)))
 
 
 @cache

@@ -48,7 +48,7 @@ def verify_bundle(
     verdict = overall(judgements)
     return {
         "verdict": verdict,
-        "sentence": f"{verdict} at {confidence:.0%}: {' and '.join(texts)}.{reopened(openings)}",
+        "sentence": f"{verdict} at {100 * confidence:g}%: {' and '.join(texts)}.{reopened(openings)}",
         "bundle": str(folder),
         "artefact": about["artefact"],
         "promises": [judgement.to_json() for judgement in judgements],

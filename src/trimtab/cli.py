@@ -22,6 +22,7 @@ from trimtab import __version__
 from trimtab.errors import TrimtabError, UnknownName, UsageError
 
 KEPT, FAILED, NOT_KEPT, INTERRUPTED = 0, 1, 3, 130
+USUAL_CONFIDENCE = 0.95
 LISTS = ("passes", "runtimes", "sources", "tasks", "meters", "machines")
 TROUBLES = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE})
 """System errors that the user can mend; any other one is a bug of ours and keeps its traceback."""
@@ -145,7 +146,7 @@ def _trust_word(words: argparse.ArgumentParser) -> None:
 
 def _promise_words(words: argparse.ArgumentParser) -> None:
     words.add_argument("--promise", action="append", default=[], metavar="TEXT", help="'accuracy >= base - 0.01'")
-    words.add_argument("--confidence", type=number(float, 0.5, 0.999), default=0.95)
+    words.add_argument("--confidence", type=number(float, 0.5, 0.999), help="0.95, or what a bundle to verify names")
 
 
 def _trim_words(words: argparse.ArgumentParser) -> None:
@@ -356,7 +357,7 @@ def _trim(words: argparse.Namespace) -> int:
         tries=tuple(words.tries),
         train=words.train,
         seed=words.seed,
-        confidence=words.confidence,
+        confidence=USUAL_CONFIDENCE if words.confidence is None else words.confidence,
         memory_limit_mb=words.memory,
         trust=words.trust,
         workers=words.workers,
@@ -374,7 +375,7 @@ def _trim(words: argparse.Namespace) -> int:
 def _apply(words: argparse.Namespace) -> int:
     from trimtab.apply import apply_recipe
 
-    with workshop(words) as shop:
+    with workshop(words, measures=False) as shop:
         made = apply_recipe(words.model, words.recipe, shop, words.out)
     facts = made.model.facts.to_json()
     show(
@@ -402,10 +403,12 @@ def _verify(words: argparse.Namespace) -> int:
     from trimtab.certify import verify_bundle
     from trimtab.pack import check
 
-    if words.seed is None:
-        words.seed = int(check(words.bundle).get("seed", 0))
+    about = check(words.bundle)
+    words.seed = int(about.get("seed", 0)) if words.seed is None else words.seed
+    named = float(about.get("confidence", USUAL_CONFIDENCE))
+    confidence = named if words.confidence is None else words.confidence
     with workshop(words) as shop:
-        document = verify_bundle(words.bundle, words.against, words.promise, words.confidence, shop)
+        document = verify_bundle(words.bundle, words.against, words.promise, confidence, shop)
     show(words, document, "verification")
     return KEPT if document["verdict"] == "PASS" else NOT_KEPT
 
@@ -476,11 +479,11 @@ def show(words: argparse.Namespace, document: Mapping[str, Any], kind: str = "pl
     Console().print(FACES[kind](document))
 
 
-def workshop(words: argparse.Namespace) -> Any:
+def workshop(words: argparse.Namespace, measures: bool = True) -> Any:
     """Return a context that opens a workshop for the words' task, machine and seed, with progress on stderr."""
     from trimtab.api import open_workshop
 
-    return open_workshop(words.task, words.on, words.seed, words.trust)
+    return open_workshop(words.task, words.on, words.seed, words.trust, measures)
 
 
 if __name__ == "__main__":

@@ -328,7 +328,8 @@ class Bench:
                 mine = self._read(meter, made, runtime, worker)
             base |= self._seen(theirs)
             ours |= by_name(mine)
-            ratios |= gains(meter, theirs, mine, raced)
+            if raced or not meter.repeats:  # a race without a ratio did not read both throughout
+                ratios |= gains(meter, theirs, mine, raced)
         self.base_worker.pause()
         return Costs(ours, base, ratios, load)
 

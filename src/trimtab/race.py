@@ -109,7 +109,12 @@ def _round(contestants: Sequence[tuple[Racer, Probe]], meter: Meter) -> list[Rea
 
 
 def _combine(readings: Sequence[Reading], confidence: float, weather: Mapping[str, float]) -> tuple[Figure, ...]:
-    """One figure for each that the meter reads: over blocks, since calls within a block are not independent."""
+    """One figure for each that the meter reads: over blocks, since calls within a block are not independent.
+
+    None where a block gave none.
+    """
+    if not all(reading.figures for reading in readings):
+        return ()
     combined = []
     for same in zip(*(reading.figures for reading in readings), strict=True):
         value, low, high = median_interval([figure.value for figure in same], confidence)
@@ -144,6 +149,8 @@ def _ratios(
 
 def _above_zero(readings: Sequence[Reading]) -> dict[str, list[float]]:
     """Return the values of each figure over the blocks; without those that are not all above 0, which have no ratio."""
+    if not all(reading.figures for reading in readings):
+        return {}
     same = zip(*(reading.figures for reading in readings), strict=True)
     values = {figures[0].name: [figure.value for figure in figures] for figures in same}
     return {name: found for name, found in values.items() if min(found) > 0}

@@ -37,6 +37,8 @@ class Tested:
     judgements: tuple[Judgement, ...]
     evidence: Evidence
     openings: int = 1
+    reason: str = ""
+    """Why it could not be tested; then there is no judgement."""
     figures: Mapping[str, Figure] = field(default_factory=dict)
     base_figures: Mapping[str, Figure] = field(default_factory=dict)
     ratios: Mapping[str, Figure] = field(default_factory=dict)
@@ -56,6 +58,8 @@ class Outcome:
     interrupted: bool
     gain: list[dict[str, Any]] = field(default_factory=list)
     """The way from the base to the winner, one change at a time (`trimtab.gain.explain`)."""
+    unexplained: str = ""
+    """Why that way could not be measured."""
 
     @property
     def winner(self) -> Tested | None:
@@ -82,7 +86,7 @@ class Outcome:
     def document(self, out: Path, elapsed: float, seconds: Mapping[str, float]) -> dict[str, Any]:
         """Return the document as JSON."""
         search, winner = self.search, self.winner
-        shown = winner or (self.tested[0] if self.tested else None)
+        shown = winner or (self.tested[0] if self.tested and self.tested[0].judgements else None)
         base = winner.base_figures if winner else search.bench.base_figures
         return {
             "verdict": self.verdict,
@@ -117,13 +121,16 @@ class Outcome:
 
     def sentence(self) -> str:
         """Say the verdict so that a reader needs nothing else."""
-        sure = f"{self.request.confidence:.0%}"
+        sure = f"{100 * self.request.confidence:g}%"
         promise = " and ".join(self.request.promises)
         if self.winner is not None:
             gains = ", ".join(self._gains(self.winner))
             tried = f"{len(self.search.trials)} candidate{'s' if len(self.search.trials) > 1 else ''}"
             found = f"Certified at {sure}: {promise}. The cheapest found of {tried} is {gains}."
             return found + reopened(self.winner.openings)
+        if self.verdict == "UNDECIDED" and self.tested[0].reason:
+            first = self.tested[0]
+            return f"Undecided at {sure}: {first.trial.candidate.name} could not be tested: {first.reason}."
         if self.verdict == "UNDECIDED":
             more = max((j.more_examples or 0 for j in self.tested[0].judgements), default=0)
             hint = f"; about {more} more test examples would decide" if more else ""
@@ -218,6 +225,7 @@ class Outcome:
         said = {
             "base": [doubt] if doubt else [],
             "workers": crew.notes if crew else [],
+            "where the gain comes from": [self.unexplained] if self.unexplained else [],
             "store": self.search.workshop.store.warnings,
         }
         return missing + failed + [{"what": what, "reason": text} for what, texts in said.items() for text in texts]
@@ -283,6 +291,8 @@ class Outcome:
         return "failed" if trial.status == "fault" else trial.status
 
     def _reason(self, trial: Trial, found: Tested | None) -> str:
+        if found is not None and found.reason:
+            return f"could not be tested: {found.reason}"
         if found is not None and overall(found.judgements) != "PASS":
             worst = next(j for j in found.judgements if j.verdict != "PASS")
             return f"{worst.verdict} on {worst.promise}"

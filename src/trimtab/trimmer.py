@@ -19,10 +19,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trimtab import machines
 from trimtab.apply import Made, Workshop, digest
 from trimtab.candidates import Candidate, Predictor, candidates, expect
-from trimtab.errors import CorruptFile, PromiseError, UsageError, one_line
+from trimtab.errors import (
+    CorruptFile,
+    OutputError,
+    PromiseError,
+    TrimtabError,
+    UsageError,
+    WorkerDied,
+    WorkerHung,
+    WorkerMemory,
+    one_line,
+)
 from trimtab.gain import explain
 from trimtab.maths.pareto import fixed_sequence
 from trimtab.measure import Bench, axes, choose_runtime
@@ -39,7 +51,7 @@ from trimtab.values.promise import Limit, Promise
 from trimtab.values.store import Store, write_atomically
 from trimtab.values.tab import MEND, TAB_FILE, Tab
 from trimtab.values.task import SPLITS, Task
-from trimtab.verify import check_confidence, decidable, judge, overall
+from trimtab.verify import Evidence, check_confidence, decidable, judge, overall
 from trimtab.workers import Crew, check_workers, crew
 
 REQUEST_FILE, RESULT_FILE, BUNDLE = "run.json", "result.json", "bundle"
@@ -49,6 +61,8 @@ RESERVE, RESERVE_S = 0.2, 20.0
 
 ENDING_CALLS = 1500
 """Calls of the base while the winner is timed afresh, and while the way to it is raced."""
+PASSING = (WorkerDied, WorkerHung, WorkerMemory, MemoryError, OSError)
+"""Faults of a test that may be over when the run goes on; a timeout is an OSError."""
 COMPARING, LEAST_COMPARED = 0.1, 500
 """Share of the time that scoring a candidate as slow as the base may take, and how many examples it gets at least."""
 
@@ -149,7 +163,7 @@ def trim(
         OutputError: `out` cannot be written.
     """
     task, aim = check_request(request, task)
-    workshop = Workshop(task, store or Store(), machines.load(request.on), request.seed)
+    workshop = Workshop(task, store or Store(), machines.measurable(request.on), request.seed)
     workshop.threads, workshop.trust = _threads(request), request.trust
     check_folder(out)
     with Tab.open(out) as tab:
@@ -408,11 +422,19 @@ def _certify(run: Run, search: Search, order: list[Trial], interrupted: bool) ->
         if outcome.winner is not None:
             run.progress.doing("finding where the gain comes from")
             with run.timed("measuring"):
-                return replace(outcome, gain=explain(search.bench, found.trial.candidate.bound))
+                return _explained(outcome, found)
     run.progress.doing("reading every figure of the base")
     with run.timed("measuring"):
         search.bench.base_figures = search.bench.base_costs() | search.bench.base_figures
     return outcome
+
+
+def _explained(outcome: Outcome, winner: Tested) -> Outcome:
+    """Add where the gain comes from, or why that is not known: it costs no certificate."""
+    try:
+        return replace(outcome, gain=explain(outcome.search.bench, winner.trial.candidate.bound))
+    except Exception as error:
+        return replace(outcome, unexplained=f"{type(error).__name__}: {one_line(error)}")
 
 
 def _finish(run: Run, outcome: Outcome) -> dict[str, Any]:
@@ -444,12 +466,34 @@ def _verify(run: Run, search: Search, order: list[Trial]) -> list[Tested]:
     for trial in order:
         run.progress.doing(f"verifying on the sealed test split: {trial.candidate.name}")
         with run.timed("measuring"):
-            found = _test(search, trial)
+            found = _tested(run, search, trial)
         tested.append(replace(found, openings=openings))
-        run.tab.append("test", recipe=trial.candidate.name, judgements=[j.to_json() for j in found.judgements])
+        said = [judgement.to_json() for judgement in found.judgements]
+        run.tab.append("test", recipe=trial.candidate.name, judgements=said, reason=found.reason)
         if overall(found.judgements) != "PASS":
             break
     return tested
+
+
+def _tested(run: Run, search: Search, trial: Trial) -> Tested:
+    """Test a trial; one that cannot be tested proves nothing, and says why.
+
+    A fault that may pass ends the run the first time; when the run goes on, the trial is tested once more.
+    """
+    try:
+        return _test(search, trial)
+    except OutputError:
+        raise
+    except PASSING as error:
+        reason, recipe = one_line(error), trial.candidate.name
+        if not any(fault.get("recipe") == recipe for fault in run.tab.read().of("fault")):
+            run.tab.append("fault", recipe=recipe, reason=reason)
+            raise
+    except TrimtabError as error:
+        reason = one_line(error)
+    except Exception as error:  # a library's own error in one candidate must not end the run
+        reason = f"{type(error).__name__}: {one_line(error)}"
+    return Tested(trial, (), Evidence(search.workshop.task, (), np.zeros((0, 0)), np.zeros((0, 0))), reason=reason)
 
 
 def _test(search: Search, trial: Trial) -> Tested:

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 from dataclasses import replace
 
 import pytest
@@ -226,6 +227,51 @@ def test_a_live_module_is_rebuilt_here_and_exported_for_others(live, view, monke
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(CorruptFile, match="not the program that was exported"):
         artefact.load(part)
+
+
+NOTEBOOK = """
+import torch
+from types import SimpleNamespace
+from torch import nn
+
+def sharpen(x):
+    return x * 2
+
+class Cell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads, self.config, self.scale = 4, SimpleNamespace(depth=5), torch.full((2,), 6.0)
+        self.register_buffer("places", torch.full((2,), 7.0), persistent=False)
+        self.register_forward_hook(lambda module, given, found: found * 8)
+
+    def forward(self, x):
+        return sharpen(x).relu()
+
+net = nn.Sequential(nn.Flatten(), Cell())
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("", ""),
+        (".relu()", ".tanh()"),
+        ("x * 2", "x * 3"),
+        ("= 4,", "= 8,"),
+        ("depth=5", "depth=6"),
+        ("6.0", "6.5"),
+        ("7.0", "7.5"),
+        ("found * 8", "found * 9"),
+    ],
+)
+def test_the_key_of_a_live_module_is_that_of_its_code_and_attributes(old, new):
+    keys = []
+    for text in (NOTEBOOK, NOTEBOOK.replace(old, new)):
+        module = types.ModuleType("notebook")
+        exec(text, vars(module))  # noqa: S102
+        keys.append(artefact.register_live(module.net))
+        assert artefact.register_live(module.net.eval()) == keys[-1]
+    assert (keys[0] == keys[1]) == (old == new)
 
 
 @pytest.mark.slow

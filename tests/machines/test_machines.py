@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from trimtab import machines
-from trimtab.errors import DataError, UnknownName
+from trimtab.errors import DataError, UnknownName, UsageError
 from trimtab.machines import _probe
 from trimtab.machines._probe import Processor
 from trimtab.values.machine import Machine
@@ -54,6 +54,26 @@ def test_near_names_are_suggested_and_files_are_read(tmp_path):
         machines.load(str(path))
     with pytest.raises(DataError, match="cannot read"):
         machines.load(str(tmp_path / "absent.toml"))
+
+
+def test_figures_are_measured_here_or_there_and_not_on_what_a_file_tells_of(tmp_path):
+    here = machines.here()
+    assert machines.measurable("here") == here
+    for name in {*machines.names()} - {"here"}:
+        with pytest.raises(UsageError, match=f"{name} tells of 8 cores .* --on here, --on ssh:HOST .* --dry-run"):
+            machines.measurable(name)
+    path = tmp_path / "mine.toml"
+    path.write_text(f"cores = {here.cores}\nusd_per_hour = 1.5\nisa = {list(here.isa[:1])}\n")
+    mine = machines.measurable(str(path))
+    assert mine == Machine("mine", here.cores, here.isa, usd_per_hour=1.5, cpu=here.cpu)
+    for other in (
+        f"cores = {here.cores + 1}",
+        f"cores = {here.cores}\ncpu = 'Z80'",
+        f"cores = {here.cores}\nisa = ['x']",
+    ):
+        path.write_text(other)
+        with pytest.raises(UsageError, match=f"and this machine is {here.cores} cores"):
+            machines.measurable(str(path))
 
 
 def test_processors_are_read_from_cpuinfo(tmp_path):

@@ -201,6 +201,16 @@ def test_energy_by_a_meter_is_measured(probe, monkeypatch, tmp_path):
     assert figure.conditions["meter"] == "rapl"
     (still,) = Energy().read(Scripted([0.02]), metered).figures
     assert still.origin == "modelled", "a counter that does not move measures nothing"
+    dark = replace(metered, machine=replace(metered.machine, full_w=0.0))
+    assert Energy().read(Drawing([0.02]), dark).figures[0].origin == "measured"
+    assert Energy().read(Scripted([0.02]), dark).figures == ()
+
+
+def test_without_a_meter_and_watts_there_is_no_energy(probe):
+    session, dark = Scripted([0.02]), replace(probe, machine=replace(probe.machine, full_w=0.0))
+    reading = Energy().read(session, dark)
+    assert (reading.figures, session.given) == ((), [])
+    assert "no full_w" in reading.details["reason"]
 
 
 def test_an_accelerators_meter_counts_only_for_workers_on_it(monkeypatch):

@@ -109,8 +109,31 @@ def test_the_fingerprint_covers_code_arguments_and_weights(source, file, tmp_pat
     save_file({name: value + 1 for name, value in other_weights().items()}, weights)
     assert source.fingerprint(refs[3]) != before[3]
     assert source.fingerprint(refs[0]) == before[0]
+    (tmp_path / "helper.py").write_text("WIDTH = 6\n# changed\n")
+    helped = source.fingerprint(refs[0])
+    assert helped != before[0]
     file.write_text(CODE + "\n")
-    assert source.fingerprint(refs[0]) != before[0]
+    assert source.fingerprint(refs[0]) not in (before[0], helped)
+
+
+def test_the_fingerprint_of_a_package_covers_what_it_imports(source, tmp_path, monkeypatch):
+    package = tmp_path / "package_of_mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "parts.py").write_text("WIDTH = 6\n")
+    (package / "models.py").write_text(CODE.replace("from helper", "from .parts"))
+    monkeypatch.syspath_prepend(tmp_path)
+    before = source.fingerprint("package_of_mine.models:build")
+    (package / "parts.py").write_text("WIDTH = 7\n")
+    assert source.fingerprint("package_of_mine.models:build") != before
+
+
+def test_a_model_is_not_built_with_another_helper(source, file, view, tmp_path):
+    model = source.open(f"{file}:build", tmp_path / "out", view)
+    (tmp_path / "helper.py").write_text("WIDTH = 7\n")
+    with pytest.raises(CorruptFile, match=r"net.py, or code it imports, has changed"):
+        artefact.load(model.main)
+    assert source.open(f"{file}:build", tmp_path / "again", view).facts.parameters == 535
 
 
 def test_bad_references_have_one_clear_line(source, file, view, tmp_path):

@@ -7,15 +7,18 @@ import pytest
 import torch
 
 import small_data
+from trimtab.apply import Workshop, folder_hash
 from trimtab.errors import CorruptFile, DataError, RecipeError, UnknownName
 from trimtab.fit import module as artefact
 from trimtab.fit.loop import fit
 from trimtab.fit.settings import Settings
+from trimtab.machines import here
 from trimtab.run.program import drive
 from trimtab.runtimes.torch import Torch
 from trimtab.sources import _zoo_efficientnet, _zoo_g2p
 from trimtab.sources.zoo import BUILDERS, Zoo
 from trimtab.values.registry import registry
+from trimtab.values.store import Store
 from trimtab.values.task import Batch, Example, Task, TaskView
 
 
@@ -108,6 +111,40 @@ def test_sequence_nets_go_through_onnx(tmp_path, name):
     with torch.no_grad():
         expected = net(*arrays).numpy()
     np.testing.assert_allclose(session.run(None, fed)[0], expected, rtol=1e-3, atol=1e-4)
+
+
+@dataclass(frozen=True)
+class Rare(Rising):
+    """One token of the test split is larger than all others."""
+
+    tokens: bool = True
+    rare: int = 40
+
+    def split(self, name):
+        examples = super().split(name)
+        if name == "test":
+            examples[5].inputs["tokens"][0] = self.rare
+        return examples
+
+
+@pytest.mark.parametrize("name", ["lstm", "transformer"])
+def test_a_token_of_the_test_split_alone_has_a_row_too(tmp_path, name):
+    views = {rare: TaskView(Rare(rare=rare)) for rare in (1, 40, 50)}
+    models = {rare: Zoo().open(f"{name}(width=16)", tmp_path / str(rare), view) for rare, view in views.items()}
+    rows = {rare: artefact.load(model.main).embed.num_embeddings for rare, model in models.items()}
+    assert rows == {1: 7, 40: 41, 50: 51}
+    batch = views[40].task.collate(views[40].task.split("test"))
+    artefact.load(models[40].main)(*artefact.arguments(batch, models[40].main.signature))
+    plain = Zoo().open(f"{name}(width=16)", tmp_path / "plain", TaskView(Rising(tokens=True)))
+    assert folder_hash(plain.main.path) == folder_hash(models[1].main.path), "nothing else changed"
+    shops = (Workshop(view.task, Store(tmp_path / "store"), here()) for view in views.values())
+    assert len({shop.keys(f"zoo:{name}(width=16)")[0] for shop in shops}) == 3
+
+
+def test_nets_without_a_table_are_not_sized_by_tokens(digits, tmp_path):
+    assert Zoo().sized_by("mlp", digits) is None
+    assert Zoo().sized_by("lstm", TaskView(Rising())) is None
+    assert Zoo().sized_by("g2p", TaskView(small_data.cmudict(tmp_path))) is None
 
 
 def test_the_seed_decides_the_weights(digits, tmp_path):

@@ -1,6 +1,6 @@
 """Finds the callable that builds a module: a builder of ours, in an installed module, or in the user's own file.
 
-Building runs the user's code, so a reference is checked against the hash of the file it was made from, and one into the
+Building runs the user's code, so a reference is checked against the hash of the code it was made from, and one into the
 standard library is refused: a folder of data from elsewhere must not be able to name `os:system`.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from trimtab.errors import CorruptFile, DataError, UnknownName, UnsafeFile
-from trimtab.values import store
+from trimtab.values import codehash, store
 from trimtab.values.registry import missing
 from trimtab.values.trust import BUILT_IN
 from trimtab.values.usercode import import_file
@@ -53,11 +53,21 @@ def _builder(place: str, name: str) -> Callable[..., Any]:
 
 
 def code_hash(ref: str) -> str | None:
-    """Return the sha256 of the code file behind the reference; None for trimtab's own, which has its version."""
+    """Return the hash of the code behind the reference, with all of the user's that it imports.
+
+    None for trimtab's own, which has its version. Of one file alone it is the file's sha256.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
     place = ref.rpartition(":")[0]
     if place in BUILT_IN:
         return None
-    return file_hash(Path(place) if place.endswith(".py") else Path(_from_module(place).__file__ or ""))
+    path = Path(place) if place.endswith(".py") else Path(_from_module(place).__file__ or "")
+    try:
+        return codehash.code_hash(codehash.files_behind(path, beside=place.endswith(".py")))
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from error
 
 
 def file_hash(path: Path) -> str:
@@ -73,7 +83,7 @@ def build(description: Mapping[str, Any]) -> nn.Module:
     ref, wanted = description["ref"], description.get("sha256")
     if wanted != code_hash(ref):
         place = ref.rpartition(":")[0]
-        raise CorruptFile(f"{place} has changed since the model was opened; open the model again")
+        raise CorruptFile(f"{place}, or code it imports, has changed since the model was opened; open the model again")
     return call(ref, description["arguments"])
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from trimtab.errors import CorruptFile, DataError, Refused, UnknownName, one_line
 from trimtab.fit import code, tensors
 from trimtab.fit.facts import count
+from trimtab.values.codehash import described
 from trimtab.values.model import Part, Signature, TensorSpec
 from trimtab.values.registry import registry
 from trimtab.values.store import write_atomically
@@ -31,17 +32,38 @@ from trimtab.values.trust import NAMED, TORCH_FILE
 
 WEIGHTS_FILE, EXPORTED_FILE = "weights.safetensors", "exported.pt2"
 KEYS = frozenset({"build", "edits", "tied", "extra", "exported"})
+PLUMBING = frozenset(vars(nn.Module()))
+"""Attributes that every module has."""
+HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 LIVE: dict[str, nn.Module] = {}
 """Modules that exist only in this process, by key, as they were when registered."""
 
 
 def register_live(module: nn.Module) -> str:
-    """Keep a copy of a module that no file can rebuild; returns its key, the same for the same content."""
+    """Keep a copy of a module that no file can rebuild; returns its key, the same for the same content and code."""
     state = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
-    key = tensors.digest(state, repr(module))[:16]
+    key = tensors.digest(state | _loose(module), repr(module) + _behaviour(module))[:16]
     LIVE[key] = copy.deepcopy(module)
     NAMED.add(f"live:{key}")
     return key
+
+
+def _loose(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that the state leaves out: buffers that are not saved, and plain attributes."""
+    found = dict(module.named_buffers())
+    for place, each in module.named_modules():
+        found |= {f"{place}.{name}": value for name, value in vars(each).items() if isinstance(value, Tensor)}
+    return {name: value for name, value in found.items() if value.layout == torch.strided}
+
+
+def _behaviour(module: nn.Module) -> str:
+    """Return what decides the answers besides tensors: of every part its class's code, its attributes and its hooks."""
+    parts = []
+    for place, each in module.named_modules():
+        own = {name: value for name, value in vars(each).items() if name not in PLUMBING}
+        hooks = [list(vars(each).get(name, {}).values()) for name in HOOKS]
+        parts.append((place, type(each), own, hooks))
+    return described(parts)
 
 
 def live_build(key: str) -> dict[str, Any]:

@@ -47,6 +47,34 @@ def load(name: str) -> Machine:
     raise UnknownName("machine", name, names())
 
 
+def measurable(name: str) -> Machine:
+    """Return a machine that figures can be measured on: `here`, one at an address, or this one as a file tells of it.
+
+    What a file leaves open of the processor is filled in from the probe, so that figures are labelled with where they
+    were read.
+
+    Raises:
+        UsageError: the file's processor, instruction sets or cores are not those of this machine.
+        UnknownName, DataError, UsageError, SessionError: as `load`.
+    """
+    found = load(name)
+    if name == HERE or name.startswith(PREFIX):
+        return found
+    ours = here()
+    lacking = [each for each in found.isa if each not in ours.isa]
+    other = (found.cpu and found.cpu != ours.cpu) or found.cores != ours.cores or lacking
+    if other:
+        raise UsageError(
+            f"{name} tells of {_hardware(found)}, and this machine is {_hardware(ours)}; what is measured here holds "
+            "here only: --on here, --on ssh:HOST to measure there, or trim --dry-run to predict"
+        )
+    return replace(found, cpu=ours.cpu, isa=ours.isa)
+
+
+def _hardware(machine: Machine) -> str:
+    return f"{machine.cores} cores of {machine.cpu or 'some processor'} ({', '.join(machine.isa) or 'no vectors'})"
+
+
 def here() -> Machine:
     """Probe this machine, in a few milliseconds and without running anything."""
     processor = _probe.processor()

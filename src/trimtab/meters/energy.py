@@ -32,16 +32,21 @@ class Energy(Meter):
     repeats = True
 
     def read(self, session: Remote, probe: Probe) -> Reading:
-        """Return the mean power while calling, times the mean time of an answer."""
-        batches = probe.batches()
-        counter, meter = power_counter(probe.machine.power_meter, int(session.usage().get("pid", 0)))
+        """Return mean power while calling, times mean time of an answer; nothing, and why, without meter and watts."""
+        batches, machine = probe.batches(), probe.machine
+        counter, meter = power_counter(machine.power_meter, int(session.usage().get("pid", 0)))
+        reason = f"machine {machine.name} has no full_w, and no power meter that reads"
+        if not meter and machine.full_w <= 0:
+            return Reading((), details={"reason": reason})
         used, joules, begin = session.usage()["cpu_seconds"], counter(), time.perf_counter()
         seconds = call_seconds(session, batches, probe.seconds)
         elapsed = time.perf_counter() - begin
         spent, busy = counter() - joules, session.usage()["cpu_seconds"] - used
         origin: Origin = "measured" if meter and spent > 0 else "modelled"
+        if origin == "modelled" and machine.full_w <= 0:
+            return Reading((), details={"reason": reason})
         measured = spent / elapsed if origin == "measured" else None
-        power_w = modelled_w(probe.machine, probe.threads, busy / elapsed) if measured is None else measured
+        power_w = modelled_w(machine, probe.threads, busy / elapsed) if measured is None else measured
         samples = ANSWERS / probe.batch * energy_j(power_w, 1.0) * seconds
         conditions = {
             "batch": probe.batch,

@@ -26,5 +26,13 @@ class Source(ABC):
     def fingerprint(self, ref: str) -> str:
         """Return a hash of all that the reference depends on: the user's code file, the weights. In the cache key."""
 
+    def sized_by(self, ref: str, task: TaskView) -> int | None:
+        """Return a number by which data outside of the training split sizes the model; in the cache key where given.
+
+        Raises:
+            DataError: the model does not fit the task's inputs.
+        """
+        return None
+
 
 CONTRACT = Source

@@ -28,7 +28,7 @@ from trimtab.sources._zoo_nets import gru, lstm, mlp, resnet, transformer, vgg
 from trimtab.sources._zoo_recommend import neumf, two_tower
 from trimtab.values.model import Model, Part
 from trimtab.values.notation import Step
-from trimtab.values.task import Batch, Split, TaskView
+from trimtab.values.task import Batch, TaskView
 from trimtab.values.trust import ZOO
 
 NETS = (mlp, vgg, resnet, lstm, gru, transformer, efficientnet_lite0, neumf, two_tower)
@@ -60,6 +60,11 @@ class Zoo(Source):
         files = sorted(Path(__file__).parent.glob("*zoo*.py"))
         said = f"{_parse(ref)} {[code.file_hash(path) for path in files]}"
         return hashlib.sha256(said.encode()).hexdigest()
+
+    def sized_by(self, ref: str, task: TaskView) -> int | None:
+        """Return how many rows a table of tokens has; None where the net has none."""
+        name = _parse(ref).name
+        return None if name == "g2p" else _fitted(name, task).get("vocabulary")
 
 
 def _net(step: Step, scratch: Path, task: TaskView) -> Model:
@@ -136,10 +141,4 @@ def _fitted(name: str, view: TaskView) -> dict[str, Any]:
     classes = len(view.task.labels) or int(np.asarray(batch.targets).size)
     fitted: dict[str, Any] = {"shape": [int(size) for size in inputs[first].shape], "classes": classes}
     tokens = wanted and inputs[first].dtype.kind in "iu"
-    return fitted | ({"vocabulary": _vocabulary(view, first)} if tokens else {})
-
-
-def _vocabulary(view: TaskView, name: str) -> int:
-    splits: tuple[Split, ...] = ("train", "validation")
-    examples = (example for split in splits for example in view.split(split))
-    return 1 + max(int(example.inputs[name].max(initial=0)) for example in examples)
+    return fitted | ({"vocabulary": 1 + view.largest(first)} if tokens else {})

@@ -196,6 +196,14 @@ class TaskView:
         """Return how many examples `split` gives."""
         return len(self.drawn[name]) if name in self.drawn else len(self.task.split(name))
 
+    def largest(self, name: str) -> int:
+        """Return the largest number of an input in any split, at least 0: a table of ids needs a row for each.
+
+        It and `size` are all that is told of a sealed split.
+        """
+        found = (example.inputs[name].max(initial=0) for split in SPLITS for example in self.task.split(split))
+        return max(map(int, found), default=0)
+
     def batches(self, name: Split, size: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield the split in order, in batches of at most `size` examples, `limit` examples in all."""
         examples = self.split(name)
