@@ -2,7 +2,8 @@
 
 onnxscript's optimizer does the folding. What it needs to know is which sizes never change: all training examples tell
 that. Then shapes are constants, and with them most conditions. Weights in `Constant` nodes become initializers, where
-quantizers look for them. Convolution, batch norm and activation are left as they are: every runtime fuses them itself.
+quantizers look for them. Rows of few features are laid out with the features in front. Convolution, batch norm and
+activation are left as they are: every runtime fuses them itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import onnx
 from trimtab.passes import Context, Pass, Stage, Use
 from trimtab.passes._fold import folded
 from trimtab.passes._graph import check_same, count_nodes, example_sizes, first_batch, outputs_read, saved, set_sizes
+from trimtab.passes._turn import rows_last
 from trimtab.run import onnx_check, onnx_facts, onnx_files
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
@@ -37,7 +39,7 @@ class Simplify(Pass):
 
     formats: ClassVar[Mapping[str, str]] = {"onnx": "onnx"}
     stage: ClassVar[Stage] = "graph"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     uses: ClassVar[frozenset[Use]] = frozenset({"train", "validation"})
 
     def __post_init__(self) -> None:
@@ -89,11 +91,12 @@ class Simplify(Pass):
         set_sizes(proto, fixed)
         with onnx_check.quietly():
             proto = folded(proto, context.check_time)
+            turned = rows_last(proto)
         used = _read(proto)
         inputs = _drop(proto.graph.input, lambda value: value not in used)
         notes: dict[str, Any] = {}
         notes |= {"nodes": [counts[0], count_nodes(proto)], "branches": [counts[1], count_nodes(proto, BRANCHES)]}
-        notes |= {"outputs_dropped": outputs, "inputs_dropped": inputs, "sizes": fixed}
+        notes |= {"features_first": turned, "outputs_dropped": outputs, "inputs_dropped": inputs, "sizes": fixed}
         return saved(proto, part, context, name, sizes), notes
 
 
