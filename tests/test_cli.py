@@ -407,6 +407,7 @@ def small_disk(folder: Path, size: str):
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_line_and_nothing_is_lost(trimtab, tmp_path, monkeypatch):
     with small_disk(tmp_path / "disk", "64k"):
         (tmp_path / "disk/filler").write_bytes(b"x" * 60_000)

@@ -238,6 +238,7 @@ def test_a_candidate_that_fails_on_the_sealed_split_is_not_certified(tmp_path, s
     assert line["reason"].endswith("no such id")
 
 
+@pytest.mark.slow
 def test_where_none_can_be_tested_nothing_is_proved(tmp_path, store, failing):
     failing(SessionError("no such id"), "any")
     result = run(request(), tmp_path / "x", store=store)
@@ -248,9 +249,8 @@ def test_where_none_can_be_tested_nothing_is_proved(tmp_path, store, failing):
     assert "could not be tested" in shown.getvalue()
 
 
-@pytest.mark.parametrize(
-    "kind", [WorkerDied, pytest.param(WorkerHung, marks=SLOW), pytest.param(TimeoutError, marks=SLOW)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [WorkerDied, WorkerHung, TimeoutError])
 def test_a_passing_fault_on_the_sealed_split_is_tried_once_more(tmp_path, store, failing, kind):
     tested = failing(kind("gone"), "any")
     for out, again in (("x", True), ("y", False)):
@@ -445,6 +445,7 @@ def test_killed_at_random_moments_it_goes_on_and_loses_nothing(tmp_path):
     shutil.rmtree(out)
 
 
+@pytest.mark.slow
 def test_ctrl_c_verifies_and_packs_the_best_so_far(tmp_path, store, monkeypatch):
     from trimtab.search import Search
 

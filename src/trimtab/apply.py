@@ -36,7 +36,6 @@ from trimtab.values.registry import registry
 from trimtab.values.store import MANIFEST, Store, copy_folder, file_hash, files_of, make_folder, writing
 from trimtab.values.task import Split, Task, TaskView
 from trimtab.values.trust import check_code, check_links
-from trimtab.values.usercode import PREFIX
 
 LIBRARIES = (
     "trimtab", "numpy", "torch", "torch-pruning", "transformers", "tokenizers", "keras", "onnx", "onnxruntime",
@@ -375,7 +374,7 @@ def class_hash(kind: type) -> str:
         file = None
     if file is None or not Path(file).is_file():
         return digest(described(kind))
-    return code_hash(files_behind(Path(file), beside=kind.__module__.startswith(PREFIX)))
+    return code_hash(files_behind(Path(file)))
 
 
 @cache

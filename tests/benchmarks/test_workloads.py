@@ -46,6 +46,7 @@ def test_unknown_names_are_told():
         workloads.chosen(["cnn"])
 
 
+@pytest.mark.slow
 def test_every_seed_searches_from_the_same_base(linear, monkeypatch):
     asked = []
 

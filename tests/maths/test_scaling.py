@@ -23,6 +23,7 @@ def runs(law=TRUE, noise=0.0, seed=0):
     return sizes, amounts, losses * np.exp(noise * draw.standard_normal(len(losses)))
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.floats(1.2, 2.5), st.floats(0.25, 0.45), st.floats(0.25, 0.45))
 def test_a_law_is_found_again(least, alpha, beta):
@@ -40,6 +41,7 @@ def test_the_gradient_is_right():
         assert off < 1e-3 * np.abs(scaling._huber(np.array(point), *data)[1]).max()
 
 
+@pytest.mark.slow
 def test_runs_that_no_law_fits_are_left_out():
     sizes, amounts, losses = runs(noise=0.002)
     losses[3] *= 1.3

@@ -1,7 +1,6 @@
 """Export: the graph that comes out computes what torch computed, or is refused."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +12,7 @@ import small_data
 import small_texts
 from trimtab.errors import Refused
 from trimtab.fit import module
+from trimtab.fit.code import code_hash
 from trimtab.passes import Context
 from trimtab.passes import _onnx_export as exporters
 from trimtab.passes import onnx as export
@@ -22,7 +22,6 @@ from trimtab.run.program import drive
 from trimtab.runtimes.onnxruntime import OnnxRuntime as Ort
 from trimtab.runtimes.torch import Torch
 from trimtab.sources.zoo import Zoo
-from trimtab.values import store
 from trimtab.values.facts import Facts
 from trimtab.values.model import Cascade, Model, Scan, Signature, TensorSpec
 from trimtab.values.registry import registry
@@ -193,7 +192,7 @@ def test_a_state_that_grows_is_exported_at_its_second_step_and_checked_at_the_fi
         {"present": "past"},
     )
     batch = Batch({"sequence": np.ones((2, 4), np.float32), "past": np.ones((2, 3), np.float32)}, None)
-    build = {"ref": f"{__file__}:build_step", "arguments": {}, "sha256": store.file_hash(Path(__file__))}
+    build = {"ref": f"{__file__}:build_step", "arguments": {}, "sha256": code_hash(f"{__file__}:here")}
     part = module.save(Step(), tmp_path / "torch" / "main", signature, build, (), batch)
     model = Model({"main": part}, Scan("main", ("sequence",)))
     after = Onnx(exporter="torchscript").apply(model, Context(view, tmp_path / "onnx", machine))
@@ -259,7 +258,7 @@ def build_packed(unpack):
 def own(folder, view, name, **arguments):
     """Return a model built by a function of this file."""
     net = globals()[name](**arguments)
-    build = {"ref": f"{__file__}:{name}", "arguments": arguments, "sha256": store.file_hash(Path(__file__))}
+    build = {"ref": f"{__file__}:{name}", "arguments": arguments, "sha256": code_hash(f"{__file__}:here")}
     return Model({"main": module.save(net, folder, module.signature(net, view), build, (), module.example(view))})
 
 

@@ -71,6 +71,7 @@ def test_the_head_is_the_least_squares_one():
     assert torch.allclose(_head(features, answers)(features), answers, atol=0.02)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_blocks_are_found_wherever_the_lists_stand():
     net = efficientnet.EfficientNetLite((32, 32), 5).eval()

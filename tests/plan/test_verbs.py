@@ -43,6 +43,7 @@ def test_what_is_fixed_stays():
     assert "recompute=full" in layout
 
 
+@pytest.mark.slow
 def test_every_chip_is_kept_or_told_why_not():
     found = verbs.train({"model": "llama:7b", "tokens": "1e12", "deadline": "30d", "budget": "3e5usd"})
     told = {plan["chip"] for plan in found["plans"]} | {one["chip"] for one in found["rejected"]}

@@ -39,33 +39,40 @@ def project(tmp_path):
 
 def test_every_file_that_an_import_runs_is_found_and_nothing_is_imported(project):
     before = set(sys.modules)
-    found = files_behind(project / "net.py", beside=True)
+    found = files_behind(project / "net.py")
     assert {file.relative_to(project).as_posix() for file in found} == {n for n in FILES if "unused" not in n}
     assert set(sys.modules) == before
-    assert files_behind(project / "net.py", beside=False).keys() == {project / "net.py"}
-    inside = files_behind(project / "kit/deep/inner.py", beside=False)
+    inside = files_behind(project / "kit/deep/inner.py")
     wanted = {"kit/deep/inner.py", "kit/deep/__init__.py", "kit/__init__.py", "kit/up.py"}
     assert {file.relative_to(project).as_posix() for file in inside} == wanted
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_hash_changes_with_each_file_that_is_used(project, name):
-    before = code_hash(files_behind(project / "net.py", beside=True))
+    before = code_hash(files_behind(project / "net.py"))
     (project / name).write_text(FILES[name] + "\n# changed\n")
-    assert (code_hash(files_behind(project / "net.py", beside=True)) != before) == ("unused" not in name)
+    assert (code_hash(files_behind(project / "net.py")) != before) == ("unused" not in name)
 
 
 def test_a_file_alone_has_its_own_hash_and_a_broken_one_too(project):
     for text in ("import json\nimport trimtab.api, torch, gone\n", "def broken(:\n", "from ........ import up\n"):
         (project / "alone.py").write_text(text)
-        assert code_hash(files_behind(project / "alone.py", beside=True)) == file_hash(project / "alone.py")
+        assert code_hash(files_behind(project / "alone.py")) == file_hash(project / "alone.py")
+
+
+def test_every_process_finds_the_same_files_whatever_its_path(project, tmp_path_factory, monkeypatch):
+    before = files_behind(project / "net.py")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "numpy.py").write_text("")
+    monkeypatch.syspath_prepend(elsewhere)
+    assert files_behind(project / "net.py") == before
 
 
 def test_the_place_of_files_is_no_part_of_their_hash(project, tmp_path_factory):
     moved = tmp_path_factory.mktemp("moved") / "project"
-    before = code_hash(files_behind(project / "net.py", beside=True))
+    before = code_hash(files_behind(project / "net.py"))
     project.rename(moved)
-    assert code_hash(files_behind(moved / "net.py", beside=True)) == before
+    assert code_hash(files_behind(moved / "net.py")) == before
 
 
 def test_a_helper_that_changes_is_imported_anew(tmp_path):

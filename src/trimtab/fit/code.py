@@ -65,7 +65,7 @@ def code_hash(ref: str) -> str | None:
         return None
     path = Path(place) if place.endswith(".py") else Path(_from_module(place).__file__ or "")
     try:
-        return codehash.code_hash(codehash.files_behind(path, beside=place.endswith(".py")))
+        return codehash.code_hash(codehash.files_behind(path))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from error
 

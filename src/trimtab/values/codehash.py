@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dis import get_instructions
 from functools import cache, cached_property, partial
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from itertools import accumulate, takewhile
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -30,16 +30,18 @@ WRAPPED = ("__func__", "fget", "func", "args", "keywords")
 """Attributes of wrappers that hold what they do."""
 
 
-def files_behind(path: Path, beside: bool) -> dict[Path, str]:
-    """Return the sha256 of a Python file and of every file of the user's that it imports, directly or not.
+def files_behind(path: Path) -> dict[Path, str]:
+    """Return the sha256 of a Python file and of every file that it imports, directly or not, from beside it.
 
-    `beside`: it is run so that it can import files of its folder. Imports by a computed name are not seen.
+    What lies elsewhere is taken for installed, whatever `sys.path` is: every process finds the same. Imports by a
+    computed name are not seen.
 
     Raises:
         OSError: a file cannot be read.
     """
     start = path.resolve()
-    places = [str(start.parent), *sys.path] if beside else sys.path
+    root = next(folder for folder in start.parents if not (folder / "__init__.py").is_file())
+    places = [str(start.parent), str(root)]
     found: dict[Path, str] = {}
     waiting = [start]
     while waiting:
@@ -105,8 +107,7 @@ def _resolved(name: str, places: Sequence[str]) -> Iterator[Path]:
 
 
 def _spec(name: str, places: Sequence[str]) -> ModuleSpec | None:
-    found = (finder.find_spec(name, places) for finder in sys.meta_path)
-    return next((spec for spec in found if spec is not None), None)
+    return PathFinder.find_spec(name, places)
 
 
 def described(thing: Any) -> str:
@@ -184,7 +185,7 @@ def _module(module: ModuleType) -> str:
     file = Path(getattr(module, "__file__", None) or "")
     if _installed(module.__name__) or not file.is_file():
         return module.__name__
-    return code_hash(files_behind(file, beside=False))
+    return code_hash(files_behind(file))
 
 
 def _edition(module: str) -> str:

@@ -27,7 +27,7 @@ def import_file(path: Path) -> ModuleType:
         MissingExtra: it imports a library that is not installed.
     """
     try:
-        files = files_behind(path, beside=True)
+        files = files_behind(path)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from error
     name = f"{PREFIX}{code_hash(files)[:16]}"
