@@ -177,15 +177,26 @@ def _no_layout(order: Order, chip: Chip, count: int) -> str:
 
 
 def tried(order: Order, chip: Chip, count: int) -> Iterator[Memory]:
-    """Yield what layouts keep in memory, all of which keep the rules; of recomputations, up to the least that fits."""
+    """Yield what layouts keep in memory, all of which keep the rules; of recomputations, up to the least that fits.
+
+    Where none fits, larger micro-batches of that layout are left out: they keep more.
+    """
     plain = order.stack(chip).attention == "plain"
     periods = ("none", "selective", "full") if plain else ("none", "operators", "full")
+    too_large: set[tuple[int, ...]] = set()
     for shape in _shapes(order, chip, count):
+        key = (shape.tp, shape.pp, shape.cp, shape.ep, shape.zero, shape.shard)
+        if key in too_large:
+            continue
+        verdict = ""
         for period in (order.fixed["recompute"],) if "recompute" in order.fixed else periods:
             memory = Memory(order.job(chip, replace(shape, recompute=period)))
+            verdict = memory.verdict
             yield memory
-            if memory.verdict == "fits":
+            if verdict == "fits":
                 break
+        if verdict == "does not fit":
+            too_large.add(key)
 
 
 def _shapes(order: Order, chip: Chip, count: int, checked: bool = True) -> Iterator[Layout]:
