@@ -23,7 +23,8 @@ UNARY = frozenset({"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "Softplus", "G
 BINARY = frozenset({"Add", "Sub", "Mul", "Div", "PRelu"})
 FIRST, LAST = 1, 2
 """Axes of rows and features, and of features and rows once they are turned."""
-AXES = 3
+AXES, FEW = 3, 64
+"""Axes of a value that is turned, and the most features that are few."""
 
 
 def rows_last(model: onnx.ModelProto) -> int:
@@ -96,8 +97,9 @@ class _Graph:
         node = self.makers.get(name)
         if node is None or self.axes.get(name) != AXES:
             return None
-        if node.op_type == "MatMul" and node.input[1] in self.constants and self._array(node.input[1]).ndim == 2:
-            return [node.input[0]]
+        if node.op_type == "MatMul" and node.input[1] in self.constants:
+            shape = self.constants[node.input[1]].dims
+            return [node.input[0]] if len(shape) == 2 and shape[1] <= FEW else None
         if node.op_type in UNARY:
             return [node.input[0]]
         if node.op_type in BINARY:

@@ -23,6 +23,7 @@ from trimtab.fit import module as artefact
 from trimtab.fit.program import by_name
 from trimtab.passes import Context, Pass, Stage
 from trimtab.passes._onnx_export import EXPORTERS, export, reason
+from trimtab.passes._turn import rows_last
 from trimtab.run import onnx_check, onnx_files
 from trimtab.run.program import drive
 from trimtab.values.facts import Facts
@@ -55,7 +56,7 @@ class Onnx(Pass):
 
     formats: ClassVar[Mapping[str, str]] = {"torch": "onnx"}
     stage: ClassVar[Stage] = "export"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         if self.opset not in OPSETS:
@@ -103,6 +104,7 @@ class Onnx(Pass):
                 call = seen.first[min(1, len(seen.first) - 1)]  # of a decoder the second: the first may have no past
                 given = [torch.from_numpy(np.array(call.inputs[spec.name])) for spec in signature.inputs]
                 proto = export(exporter, seen.module, given, signature, self.opset)
+                rows_last(proto)
                 worst = _difference(proto, seen.known)
             except MemoryError:
                 raise
