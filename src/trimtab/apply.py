@@ -143,7 +143,8 @@ class Workshop:
         source: Source = registry("sources").take(kind)()
         if ref not in self._sizes:
             self._sizes[ref] = source.sized_by(rest, self.view)
-        sized = [size for size in (self._sizes[ref],) if size is not None]
+        size = self._sizes[ref]
+        sized = [] if size is None else [size]
         key = digest("source", kind, rest, source.fingerprint(rest), self._inputs(), versions(LIBRARIES), *sized)
         return source, rest, key
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dis import get_instructions
 from functools import cache, cached_property, partial
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from itertools import accumulate, takewhile
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -95,7 +95,7 @@ def _names(file: Path, sha256: str) -> tuple[tuple[str, int], ...]:
 def _resolved(name: str, places: Sequence[str]) -> Iterator[Path]:
     """Yield the files that importing a dotted name runs, packages' first, up to one that is installed."""
     for part in accumulate(name.split("."), "{}.{}".format):
-        spec = _spec(part, places)
+        spec = PathFinder.find_spec(part, places)
         if spec is None:
             return
         file = Path(spec.origin or "")
@@ -104,10 +104,6 @@ def _resolved(name: str, places: Sequence[str]) -> Iterator[Path]:
                 return
             yield file
         places = list(spec.submodule_search_locations or ())
-
-
-def _spec(name: str, places: Sequence[str]) -> ModuleSpec | None:
-    return PathFinder.find_spec(name, places)
 
 
 def described(thing: Any) -> str:

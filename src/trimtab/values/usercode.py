@@ -13,8 +13,6 @@ from trimtab.errors import DataError
 from trimtab.values.codehash import code_hash, files_behind
 from trimtab.values.registry import missing
 
-PREFIX = "trimtab_user_"
-"""What the names of modules begin with that were imported by path."""
 _IMPORTED: dict[Path, str] = {}
 """The sha256 of the user's files at their last import here."""
 
@@ -30,7 +28,7 @@ def import_file(path: Path) -> ModuleType:
         files = files_behind(path)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from error
-    name = f"{PREFIX}{code_hash(files)[:16]}"
+    name = f"trimtab_user_{code_hash(files)[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     _forget_others(path.resolve(), files)
