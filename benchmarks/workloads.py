@@ -118,7 +118,7 @@ WORKLOADS = {
         Workload(
             "encoder-long",
             "transformer",
-            "hf:minilm-l6 | train(steps=160, batch=16, lr=0.0002)",
+            "hf:minilm-l6 | train(epochs=2, batch=16, lr=0.0002)",
             "newsgroups(max_length=256, test=2000)",
             ("accuracy >= base - 0.01",),
             within="8m",
