@@ -60,6 +60,7 @@ def test_recipes_share_a_trained_stem(shop):
     assert shop.peek(made, bind("narrow(bits=0) | stem").passes, made) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "change", "differs"),
     [

@@ -140,6 +140,7 @@ def test_a_runtime_that_predicts_nothing_is_expected_to_be_like_the_base(machine
     assert predictor.figures(one(0.0))["latency_ms"].value == 5.0
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-0.02, 0.05), min_size=1, max_size=5))
 def test_losses_are_learnt_by_structure(losses):
     predictor = Predictor(None, FACTS)

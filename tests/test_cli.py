@@ -108,6 +108,7 @@ def test_a_figure_that_is_no_number_does_not_end_the_run(trimtab):
     assert (status, statuses["narrow(bits=0) @ null"]) == (0, "dominated")
 
 
+@pytest.mark.slow
 def test_nothing_to_try_keeps_the_base(trimtab, monkeypatch):
     monkeypatch.delitem(registry("passes")._added, "narrow")
     status, out, _ = trimtab(*TRIM, "--out", "x", "--json")
@@ -132,6 +133,7 @@ def test_apply_writes_a_model_folder_that_opens_again(trimtab, tmp_path):
     assert (status, json.loads(out)["lineage"]) == (0, ["null:linear", "narrow", "narrow(bits=32)"])
 
 
+@pytest.mark.slow
 def test_only_predictions_are_for_a_machine_that_a_file_tells_of(trimtab, tmp_path):
     bundle = finished_run().bundle
     measuring = (TRIM, ["measure", "@ null", "null:linear", TOY], ["verify", bundle, TOY, "--against", "null:linear"])
@@ -141,6 +143,7 @@ def test_only_predictions_are_for_a_machine_that_a_file_tells_of(trimtab, tmp_pa
     assert trimtab("apply", "narrow", "null:linear", TOY, "--on", "generic-x86", "--out", tmp_path / "x")[0] == 0
 
 
+@pytest.mark.slow
 def test_measure_reads_every_figure(trimtab):
     status, out, _ = trimtab("measure", "narrow", "null:linear", TOY, "--json")
     document = json.loads(out)
@@ -149,6 +152,7 @@ def test_measure_reads_every_figure(trimtab):
     assert "latency" in trimtab("measure", "@ null(delay_ms=0.1)", "null:linear", TOY)[1]
 
 
+@pytest.mark.slow
 def test_verify_judges_a_bundle_by_its_own_promise_or_another(trimtab):
     bundle = finished_run().bundle
     against = ("verify", bundle, TOY, "--against", "null:linear")
@@ -484,6 +488,7 @@ print([cli.main(words) for words in commands][:3], file=sys.stderr)
 """
 
 
+@pytest.mark.slow
 def test_a_missing_library_names_its_pip_line(tmp_path):
     (tmp_path / "photos/a").mkdir(parents=True)
     words = [sys.executable, "-c", BLOCKED, TOY, str(tmp_path / "photos")]
@@ -496,6 +501,7 @@ def test_a_missing_library_names_its_pip_line(tmp_path):
     assert json.loads(found.stdout)["facts"]["format"] == "null"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["--json", "quantize"])
 def test_a_closed_pipe_ends_it_quietly(how):
     words = [sys.executable, "-m", "trimtab.cli", "list", "passes", how]

@@ -83,6 +83,7 @@ def check_answers(outputs, expected):
         assert np.allclose(outputs[name], wanted, atol=1e-4), name
 
 
+@pytest.mark.slow
 def test_the_store_keeps_them_and_notices_a_changed_byte(program, machine, tmp_path):
     store = Store(tmp_path / "store")
     model = Model.open(program.folder)
@@ -106,6 +107,7 @@ def test_the_store_keeps_them_and_notices_a_changed_byte(program, machine, tmp_p
         check_answers(worker.run(program.inputs), program.expected)
 
 
+@pytest.mark.slow
 def test_meters_read_them_in_a_worker(program, machine):
     model = Model.open(program.folder)
     view = TaskView(Answers(program.inputs, program.expected))

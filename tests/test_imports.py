@@ -42,6 +42,7 @@ def test_openvino_has_nobody_to_report_to():
     assert "openvino_telemetry" not in after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--help"], ["trim", "--help"], ["--version"], ["trim"], ["tirm"], []])
 def test_words_that_do_no_work_load_nothing_heavy(words):
     after = loaded(f"from trimtab import cli\ntry:\n    cli.main({words})\nexcept SystemExit:\n    pass")
@@ -49,11 +50,13 @@ def test_words_that_do_no_work_load_nothing_heavy(words):
     assert "trimtab" in after
 
 
+@pytest.mark.slow
 def test_listing_names_loads_no_library_that_a_thing_needs():
     after = loaded("from trimtab import cli\ncli.main(['list', 'passes', '--json'])")
     assert not after & (HEAVY - {"rich", "numpy", "psutil"})
 
 
+@pytest.mark.slow
 def test_the_public_names_come_when_asked_for():
     names = "import trimtab; trimtab.trim; trimtab.load; trimtab.Task; dir(trimtab)"
     assert "numpy" in loaded(names)

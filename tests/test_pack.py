@@ -55,6 +55,7 @@ def spoilt(bundle, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_one_changed_byte_anywhere_is_refused(spoilt, data):

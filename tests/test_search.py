@@ -244,6 +244,7 @@ def test_what_the_walk_would_come_to_but_is_not_sure_is_recovered_for_longer(mac
     assert {one.structure for one in found.waiting} == offered, "the walk leaves it out"
 
 
+@pytest.mark.slow
 def test_what_the_walk_would_come_to_is_cut_once_more_where_it_is_likely(machine):
     facts = Facts("torch", 200_000, 5_000_000, {"linear": 2, "conv": 3})
     recipes = [f"prune(ratio={ratio}) | distill(steps=64) | onnx @ onnxruntime" for ratio in (0.7, 0.8, 0.9, 0.6)]

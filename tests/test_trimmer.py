@@ -192,6 +192,7 @@ def test_a_limit_may_name_a_meter_and_a_lost_base_is_opened_again(tmp_path, stor
     assert (result.verdict, result.recipe) == ("PASS", "shrink @ null")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ValueError("no ratio of zero"), pytest.param(DataError("bad"), marks=SLOW)])
 def test_a_gain_that_cannot_be_explained_costs_no_certificate(tmp_path, store, monkeypatch, error):
     monkeypatch.setattr(trimmer, "explain", lambda bench, winner: (_ for _ in ()).throw(error))
@@ -221,6 +222,7 @@ def failing(monkeypatch):
     return fail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [SessionError, pytest.param(DataError, marks=SLOW), pytest.param(IndexError, marks=SLOW)]
 )
@@ -265,6 +267,7 @@ def test_a_passing_fault_on_the_sealed_split_is_tried_once_more(tmp_path, store,
     assert len(tested) > 3
 
 
+@pytest.mark.slow
 def test_a_model_without_a_certificate_leaves_no_bundle(tmp_path, store):
     result = run(request(objective="parameters"), tmp_path / "x", store=store)
     assert result.verdict == "BASE"
@@ -301,6 +304,7 @@ def test_a_candidate_that_fails_is_a_reason_not_the_end(tmp_path, store, mode):
     assert any(mode in cell["what"] for cell in result.document["empty_cells"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["crash", *(pytest.param(f, marks=SLOW) for f in ("memory", "load"))])
 def test_a_worker_that_fails_is_a_reason_not_the_end(tmp_path, store, fault):
     tries = (f"shrink @ null(fail='{fault}')",)

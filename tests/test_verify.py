@@ -129,6 +129,7 @@ def test_a_share_against_a_bound_is_clopper_and_pearsons(text, case, verdict):
     assert 0 <= found.low <= found.trimmed <= found.high <= 1
 
 
+@pytest.mark.slow
 def test_enough_more_examples_of_the_same_kind_decide():
     for text, case in (
         ("agreement >= 0.999", Case()),
@@ -143,6 +144,7 @@ def test_enough_more_examples_of_the_same_kind_decide():
         assert one(text, Case(*counts).evidence()).verdict == "PASS", text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "case", "verdict"),
     [

@@ -85,6 +85,7 @@ def test_what_is_left_open_suits_the_net():
     assert settled(given, wide) == given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("stop", [1, 6])
 def test_interrupted_training_ends_with_the_same_bits(view, tmp_path, monkeypatch, optimizer, stop):
@@ -170,6 +171,7 @@ def test_a_loss_that_explodes_says_what_to_lower(view):
         fit(net(), view, replace(SETTINGS, lr=1e30, optimizer="sgd", clip=None, warmup=0.0, batch=32))
 
 
+@pytest.mark.slow
 def test_a_teacher_needs_no_labels(view):
     teacher, pupil = net(), net(1)
     fit(teacher, view, LONGER)

@@ -80,3 +80,45 @@ def test_columns_sum_over_all_that_reads_a_unit():
     assert recurrent.columns(layer, "in", values).tolist() == [2.0] * 3
     assert recurrent.columns(layer, "in", {}) is None
     assert recurrent.strength(layer, "hidden").shape == (16,)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    kind=st.sampled_from([nn.LSTM, nn.GRU, nn.RNN]),
+    both=st.booleans(),
+    bias=st.booleans(),
+    gone=st.sets(st.integers(1, 3), min_size=1),
+)
+def test_what_is_left_of_levels_computes_as_they_did(kind, both, bias, gone):
+    torch.manual_seed(len(gone))
+    layer = kind(3, 4, 4, batch_first=True, bidirectional=both, bias=bias, dropout=0.5).double().eval()
+    small = recurrent.without_levels(layer, sorted(gone))
+    steps = torch.randn(2, 5, 3).double()
+    result = steps
+    for level in sorted({0, 1, 2, 3} - gone):
+        alone = kind(result.shape[-1], 4, 1, batch_first=True, bidirectional=both, bias=bias).double()
+        marks = {f"_l{level}": "_l0", f"_l{level}_reverse": "_l0_reverse"}
+        own = {
+            f"{name.partition('_l')[0]}{marks[mark]}": value
+            for name, value in layer.state_dict().items()
+            if (mark := f"_l{name.partition('_l')[2]}") in marks
+        }
+        alone.load_state_dict(own)
+        result = alone(result)[0]
+    torch.testing.assert_close(small(steps)[0], result, rtol=0, atol=0)
+    assert (small.num_layers, small.training) == (4 - len(gone), False)
+
+
+@pytest.mark.parametrize(
+    ("layer", "gone"), [(nn.LSTM(3, 4, 2), [0]), (nn.LSTM(3, 4, 2), [2]), (nn.LSTM(3, 4, 2, proj_size=2), [1])]
+)
+def test_levels_that_cannot_go_are_refused(layer, gone):
+    with pytest.raises(ValueError, match=r"any but the first|projects"):
+        recurrent.without_levels(layer, gone)
+
+
+def test_the_deepest_stack_has_the_levels():
+    module = nn.ModuleDict({"a": nn.GRU(3, 4), "b": nn.Sequential(nn.LSTM(3, 4, 3)), "c": nn.LSTM(3, 4, 2)})
+    assert recurrent.levels(module) == ("b.0:0", "b.0:1", "b.0:2")
+    assert recurrent.levels(nn.LSTM(3, 4, 2)) == (":0", ":1")
+    assert recurrent.levels(nn.GRU(3, 4)) == ()

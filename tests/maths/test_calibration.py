@@ -32,6 +32,7 @@ def test_reversing_turns_the_rank_correlation_round(values):
     assert one.rank_correlation == pytest.approx(-other.rank_correlation, abs=2e-3)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=20))
 def test_the_rank_correlation_is_spearmans_with_ties(pairs):
     said, seen = zip(*pairs, strict=True)

@@ -43,6 +43,7 @@ def reduced(name, rows, weights):
     return NAMED[name].reduce(rows, weights.astype(float))
 
 
+@pytest.mark.slow
 @given(scored())
 @settings(max_examples=30, deadline=None)
 def test_every_metric_is_scikit_learns_on_the_rows_repeated(sample):
@@ -76,6 +77,7 @@ def test_top_k_is_scikit_learns_where_no_scores_tie(logits, k):
     assert rows[:, IN_TOP_K].mean() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @given(scored())
 @settings(max_examples=30, deadline=None)
 def test_means_are_the_weighted_mean_of_their_values(sample):

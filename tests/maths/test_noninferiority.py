@@ -117,6 +117,7 @@ def test_nothing_differs():
     assert (same.accepted, same.refuted, same.z) == (False, False, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 13])
 @pytest.mark.parametrize("margin", [0.0, 0.05, 0.2])
 def test_no_wrong_verdict_above_alpha_by_full_enumeration(n, margin):
@@ -133,6 +134,7 @@ def test_no_wrong_verdict_above_alpha_by_full_enumeration(n, margin):
                 assert chance[[t.refuted for t in tests]].sum() <= 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "margin"), [(100, 0.01), (300, 0.01), (500, 0.002), (1000, 0.005)])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_error_is_at_most_alpha_and_near_it_where_examples_differ(n, margin, sign):

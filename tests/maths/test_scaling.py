@@ -50,6 +50,7 @@ def test_runs_that_no_law_fits_are_left_out():
     assert found.law.alpha == pytest.approx(TRUE.alpha, rel=0.1)
 
 
+@pytest.mark.slow
 def test_hoffmanns_runs_give_besirolgus_law():
     """Besiroglu et al. 2024: E 1.82, alpha 0.35 and beta 0.37 with standard errors of 0.03, 0.02 and 0.02."""
     with (TABLES / "scaling_chinchilla_besiroglu_points.csv").open() as file:
@@ -60,6 +61,7 @@ def test_hoffmanns_runs_give_besirolgus_law():
     assert found.beta == pytest.approx(0.3658, abs=0.06)
 
 
+@pytest.mark.slow
 def test_losses_may_be_in_any_unit():
     sizes, amounts, losses = runs()
     small, large = fit(sizes, amounts, losses), fit(sizes, amounts, 100 * losses)
@@ -67,6 +69,7 @@ def test_losses_may_be_in_any_unit():
     assert large.loss(1e11, 1e13) == pytest.approx(100 * small.loss(1e11, 1e13), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_law_and_widen_with_confidence():
     found = forecast(*runs(noise=0.004), resamples=40)
     wide, narrow = found.interval(1e11, 1e13), found.interval(1e11, 1e13, 0.5)
@@ -77,6 +80,7 @@ def test_intervals_hold_the_law_and_widen_with_confidence():
     assert high >= found.law.best(1e24)[0] / 1.2
 
 
+@pytest.mark.slow
 def test_what_cannot_be_told_is_said():
     sizes, amounts, losses = runs(noise=0.001)
     one_size = np.full_like(sizes, 1e8)

@@ -8,6 +8,7 @@ from trimtab.maths.sequence_metrics import ANSWER, edit_distance, sequence_metri
 WORD = st.lists(st.integers(0, 3), max_size=6)
 
 
+@pytest.mark.slow
 @given(WORD, WORD, WORD)
 @settings(max_examples=100, deadline=None)
 def test_the_edit_distance_is_a_distance(a, b, c):

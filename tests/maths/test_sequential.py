@@ -16,6 +16,7 @@ def drawn(rng, discordance, loss, n):
     return rng.choice([1.0, -1.0, 0.0], p=shares, size=n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("discordance", "margin"), [(0.02, 0.02), (0.05, 0.02), (0.5, 0.1)])
 @pytest.mark.parametrize("process", [accept_process, drop_process])
 def test_optional_stopping_keeps_the_error(process, discordance, margin):

@@ -71,8 +71,33 @@ def test_blocks_of_a_convolutional_net(tmp_path):
     assert small.facts.parameters < model.facts.parameters
 
 
+@pytest.mark.parametrize(("kind", "choice"), [("lstm", {"keep": 1}), ("gru", {"keep": 2}), ("lstm", {"drop": (1,)})])
+def test_upper_levels_of_a_recurrent_layer(kind, choice, view, tmp_path):
+    model = opened(f"zoo:{kind}(width=8, depth=3)", view, tmp_path / "in")
+    assert model.facts.blocks == 3
+    small = DropLayers(**choice).apply(model, context(view, tmp_path / "out"))
+    left = choice.get("keep", 2)
+    assert artefact.load(small.main).core.num_layers == left
+    assert small.facts.blocks == (left if left > 1 else 0)
+    expected = DropLayers(**choice).predict(model.facts, HERE)
+    assert expected.operations == pytest.approx(small.facts.operations, rel=0.25)
+    made = registry("passes").take("onnx")().apply(small, context(view, tmp_path / "onnx"))
+    assert made.notes["onnx"]["max_difference"] < 1e-4
+
+
+@pytest.mark.parametrize("choice", [{"keep": 0}, {"drop": (0,)}])
+def test_the_first_level_stays(choice, view, tmp_path):
+    model = opened("zoo:lstm(width=8, depth=2)", view, tmp_path / "in")
+    with pytest.raises(Refused, match="the first level of a recurrent layer reads the inputs and stays"):
+        DropLayers(**choice).apply(model, context(view, tmp_path / "out"))
+    with pytest.raises(CorruptFile, match="has no levels other:1 to leave out"):
+        DropLayers.rebuild(artefact.load(model.main), {"drop": ["other:1"]})
+    with pytest.raises(CorruptFile, match="any but the first can go"):
+        DropLayers.rebuild(artefact.load(model.main), {"drop": ["core:0"]})
+
+
 def test_refusals_and_edits_that_do_not_fit(model, view, tmp_path):
-    flat = opened("zoo:lstm(width=8)", view, tmp_path)
+    flat = opened("zoo:lstm(width=8, depth=1)", view, tmp_path)
     assert "this model has no two of a kind" in DropLayers().refuses(flat, HERE)
     assert DropLayers(keep=4).refuses(model, HERE) == "this model has 4 blocks already; keep is fewer"
     assert "the blocks 0 to 3, of which one must stay" in DropLayers(drop=(4,)).refuses(model, HERE)

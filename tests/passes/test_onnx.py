@@ -82,6 +82,7 @@ def same_as_torch(before, after, batch):
     return np.allclose(given, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "net", ["mlp(width=8)", "vgg(width=4, depth=1)", "resnet(width=4)", "lstm(width=8)", "gru(width=8)"]
 )
@@ -112,6 +113,7 @@ def test_batch_norms_are_folded_and_no_path_of_this_machine_stays(tmp_path, mach
     onnx.checker.check_model(proto)
 
 
+@pytest.mark.slow
 def test_a_length_baked_into_the_graph_is_found_and_nothing_is_printed(tmp_path, machine, monkeypatch, capfd):
     monkeypatch.setattr(exporters, "_dynamo", lambda *a: (_ for _ in ()).throw(RuntimeError("not today")))
     with pytest.raises(Refused, match=r"torchscript: .*Reshape.*dynamo: not today"):

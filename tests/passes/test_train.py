@@ -31,6 +31,7 @@ def weights(model):
     return artefact.load(model.main).state_dict()
 
 
+@pytest.mark.slow
 def test_trains_a_copy_and_keeps_its_history(model, view, tmp_path):
     before, shown = weights(model), []
     train = Train(epochs=6, lr=0.01)

@@ -50,6 +50,7 @@ def answers(model, width):
     return session.run(None, {"vector": vector})[0]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=4),
     st.lists(st.sampled_from(["Relu", "Sigmoid", "Tanh", "Elu"]), min_size=1, max_size=3),

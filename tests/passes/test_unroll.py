@@ -68,6 +68,7 @@ def test_whole_sequences_give_what_steps_give(tmp_path, context, kind, layers):
     assert kinds.count(kind) == layers
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(rows=st.integers(1, 4), cut=st.integers(1, 5), length=st.integers(6, 9), seed=st.integers(0, 9))
 def test_a_stream_may_be_cut_anywhere(tmp_path_factory, machine, rows, cut, length, seed):

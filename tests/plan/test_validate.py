@@ -32,6 +32,7 @@ def recorded():
     return [json.loads(line) for line in TAB.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_tab_is_what_the_code_says(few):
     """`python benchmarks/validation.py` writes it anew."""
     told = {(line["group"], line["name"]): line["value"] for line in recorded()}

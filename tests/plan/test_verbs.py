@@ -172,6 +172,7 @@ def table(tmp_path, text):
     return path
 
 
+@pytest.mark.slow
 def test_a_forecast(tmp_path):
     rows = [f"{n},{d},{1.8 + 480 / n**0.35 + 2000 / d**0.37}" for n in (1e7, 1e8, 1e9) for d in (1e9, 1e10, 1e11)]
     found = verbs.forecast(table(tmp_path, "\n".join(["Params,Tokens,Loss", *rows])), 1e23)

@@ -46,6 +46,7 @@ class Reader(HTMLParser):
         return [float(a[n]) for _, a in self.tags for n in names if a.get(n) and not a[n].endswith("%")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EDGES)
 def test_every_edge_gives_a_well_formed_page_that_fetches_and_runs_nothing(name):
     source = page(EDGES[name])

@@ -34,6 +34,7 @@ def shown(kind, document, width):
     return out.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 150])
 @pytest.mark.parametrize("name", ["train", "one", "net", "serve"])
 def test_a_plan_in_the_terminal(documents, name, width):

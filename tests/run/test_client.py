@@ -41,6 +41,7 @@ def gone(pid: int, seconds: float = 10.0) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_worker_answers_times_and_tells_its_usage(make_null, machine):
     before = psutil.Process().num_fds()
     with open_worker(make_null(), Null(delay_ms=2), machine) as worker:
@@ -59,6 +60,7 @@ def test_a_worker_answers_times_and_tells_its_usage(make_null, machine):
     assert psutil.Process().num_fds() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "kind", "said"),
     [
@@ -85,6 +87,7 @@ def test_what_a_library_prints_does_not_disturb(make_null, machine):
         assert worker.run(POINTS)["output"].shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_faults_while_loading_keep_their_kind(make_null, machine):
     with pytest.raises(CorruptFile, match="told to fail"), open_worker(make_null(), Null(fail="load"), machine):
         pass
@@ -161,6 +164,7 @@ def test_a_worker_without_a_model_says_so():
         worker.run(POINTS)
 
 
+@pytest.mark.slow
 def test_a_worker_dies_with_its_parent_even_while_paused(make_null):
     script = textwrap.dedent("""
         import sys, time

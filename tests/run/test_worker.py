@@ -11,6 +11,7 @@ from trimtab.run.client import open_worker
 from trimtab.runtimes.onnxruntime import OnnxRuntime
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stateful", "greedy", "cascade"])
 def test_programs_agree_with_numpy(request, machine, name):
     program = request.getfixturevalue(name)

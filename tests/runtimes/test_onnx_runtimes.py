@@ -106,6 +106,7 @@ def test_openvino_serves_every_program(request, machine, name):
         assert np.allclose(outputs[key], expected, atol=1e-4), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", [OnnxRuntime(), OpenVino()], ids=str)
 def test_a_memory_limit_stops_a_batch_that_is_too_large(cnn, machine, runtime):
     folder, _, inputs = cnn

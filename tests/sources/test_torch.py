@@ -152,6 +152,7 @@ def test_bad_references_have_one_clear_line(source, file, view, tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_live_module_is_opened_by_its_key(source, view, tmp_path):
     key = artefact.register_live(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     model = source.open(f"live:{key}", tmp_path, view)

@@ -74,6 +74,7 @@ def test_image_nets_fit_the_task(digits, tmp_path, name):
     assert artefact.edited(model.main)[0]["arguments"]["classes"] == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lstm", "gru", "transformer"])
 @pytest.mark.parametrize("tokens", [False, True])
 def test_sequence_nets_read_only_valid_steps_and_learn(tmp_path, name, tokens):

@@ -35,6 +35,7 @@ nested = chains(steps(values), 1)
 recipes = chains(steps(st.one_of(values, nested)), 0)
 
 
+@pytest.mark.slow
 @given(recipes)
 def test_text_and_data_are_the_same_thing(recipe):
     assert Recipe.parse(str(recipe)) == recipe

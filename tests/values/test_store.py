@@ -58,6 +58,7 @@ def make_in_process(root: str) -> None:
     Store(Path(root)).make("k", build)
 
 
+@pytest.mark.slow
 def test_two_processes_may_make_the_same_entry(store):
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=make_in_process, args=(str(store.root),)) for _ in range(2)]

@@ -1,7 +1,8 @@
-"""Blocks that could be left out: repeated layers of an encoder, residual blocks of a convolutional net.
+"""Blocks that could be left out: layers of an encoder, residual blocks of a convolutional net, levels of an LSTM.
 
 A block may go if what comes in has the shape of what goes out, and it stands in a list: then the next block can read
-what this one would have read. Blocks of one class are compared; the class with the most of them counts.
+what this one would have read. Blocks of one class are compared; the class with the most of them counts. Where there are
+none, the levels of a recurrent layer count (`trimtab.fit.recurrent`); a colon is in their names.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.errors import CorruptFile
+from trimtab.fit import recurrent
 
 FULL = 4
 """Axes of a mask that is for heads and states, too."""
@@ -23,7 +25,10 @@ FEWEST = 2
 
 
 def find(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[str, ...]:
-    """Return the names of the blocks that could be left out one by one, in the module's order; runs it once."""
+    """Return the names of the blocks that could be left out one by one, in the module's order; runs it once.
+
+    Of the levels of a recurrent layer the first is named too, and must stay.
+    """
     candidates = dict(_candidates(module))
     same: set[str] = set()
 
@@ -43,7 +48,7 @@ def find(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[str, ...]:
     kinds = Counter(type(block) for name, block in candidates.items() if name in same)
     kind, count = kinds.most_common(1)[0] if kinds else (None, 0)
     if count < FEWEST:
-        return ()
+        return recurrent.levels(module)
     return tuple(name for name, block in candidates.items() if name in same and type(block) is kind)
 
 
@@ -65,12 +70,19 @@ def first_tensor(value: Any) -> Tensor | None:
     return next((each for each in found if each is not None), None)
 
 
+def are_levels(names: Sequence[str]) -> bool:
+    """Tell whether names of blocks are those of the levels of a recurrent layer."""
+    return any(":" in name for name in names)
+
+
 def leave_out(module: nn.Module, names: Sequence[str]) -> nn.Module:
     """Remove blocks by name, changing the module in place, and lower the counts kept beside their lists; returns it.
 
     Raises:
         CorruptFile: there are no such blocks.
     """
+    if are_levels(names):
+        return _leave_levels_out(module, names)
     places = {name: name.rpartition(".") for name in names}
     strange = [name for name, (_, _, index) in places.items() if not index.isdecimal()]
     if strange:
@@ -83,6 +95,20 @@ def leave_out(module: nn.Module, names: Sequence[str]) -> nn.Module:
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise CorruptFile(f"the module has no block {name} to leave out: {error}") from error
         _recount(module, container, size, size - 1)
+    return module
+
+
+def _leave_levels_out(module: nn.Module, names: Sequence[str]) -> nn.Module:
+    places = [name.rpartition(":") for name in names]
+    try:
+        (layer,) = {layer for layer, _, _ in places}
+        shallow = recurrent.without_levels(module.get_submodule(layer), [int(level) for _, _, level in places])
+    except (AttributeError, ValueError) as error:
+        raise CorruptFile(f"the module has no levels {', '.join(names)} to leave out: {error}") from error
+    if not layer:
+        return shallow
+    owner, _, child = layer.rpartition(".")
+    setattr(module.get_submodule(owner), child, shallow)
     return module
 
 

@@ -5,7 +5,8 @@ whatever reads the layer's output. Readers are found by experiment: a unit's out
 moves at one feature only reads that unit; further down everything moves. No graph is needed, so loops over cells,
 masks and gathers are no obstacle, and a cut is proved on real inputs before it is used (`trimtab.fit.proof`).
 
-A layer has a section of units for each of its levels and directions, in the order of its `h_n`.
+A layer has a section of units for each of its levels and directions, in the order of its `h_n`. Levels above the first
+can be left out whole: each reads what the one below gives, in the same shape.
 """
 
 from __future__ import annotations
@@ -143,6 +144,39 @@ def cut_hidden(layer: Layer, gone: Sequence[int]) -> None:
                 value = value[:, [d * width + unit for d in range(directions) for unit in kept[below + d]]]
             _set(layer, name, value)
     layer.hidden_size = len(kept[0])
+
+
+def levels(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the levels of the deepest recurrent layer, `LAYER:0` and on; none where it has just one."""
+    stacks = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.RNNBase)}
+    deep = {name: layer.num_layers for name, layer in stacks.items() if layer.num_layers > 1 and not unfit(layer)}
+    deepest = max(deep, key=lambda name: deep[name], default="")
+    return tuple(f"{deepest}:{level}" for level in range(deep.get(deepest, 0)))
+
+
+def without_levels(layer: Layer, gone: Sequence[int]) -> nn.Module:
+    """Return a recurrent layer without some of its levels, the others' weights as they are.
+
+    Raises:
+        ValueError: the layer is of another kind, or is left without its first level, which alone reads the inputs.
+    """
+    if not isinstance(layer, nn.RNNBase) or unfit(layer):
+        raise ValueError(f"it {unfit(layer) or 'has one level only'}")
+    kept = [level for level in range(layer.num_layers) if level not in gone]
+    if kept[:1] != [0] or len(kept) + len(set(gone)) != layer.num_layers:
+        raise ValueError(f"of its levels 0 to {layer.num_layers - 1} any but the first can go, not {list(gone)}")
+    names = ["input_size", "hidden_size", "bias", "batch_first", "bidirectional"]
+    said = {name: getattr(layer, name) for name in [*names, *["nonlinearity"][: isinstance(layer, nn.RNN)]]}
+    said |= {"num_layers": len(kept), "dropout": layer.dropout if len(kept) > 1 else 0.0}
+    like = next(layer.parameters())
+    shallow = type(layer)(**said, device=like.device, dtype=like.dtype)
+    directions = _directions(layer)
+    for section in range(sections(shallow)):
+        level, direction = divmod(section, directions)
+        old = _weights(layer, kept[level] * directions + direction)
+        for what, name in _weights(shallow, section).items():
+            _set(shallow, name, getattr(layer, old[what]))
+    return shallow.train(layer.training)
 
 
 def _left(size: int, gone: Sequence[int]) -> list[int]:

@@ -227,7 +227,7 @@ class _Blocks(_Gatherer):
     def hooks(self, batch: Batch) -> Iterator[Any]:
         valid = _valid(batch)
         for part, names in self.names.items():
-            for name in names:
+            for name in () if blocks.are_levels(names) else names:
                 layer = self.parts[part].get_submodule(name)
                 yield layer.register_forward_hook(self._watch(f"{part}/{name}", valid), with_kwargs=True)
 

@@ -1,10 +1,11 @@
-"""Leaves out whole blocks: encoder layers, residual blocks of a convolutional net.
+"""Leaves out whole blocks: encoder layers, residual blocks of a convolutional net, upper levels of an LSTM or GRU.
 
 A residual block adds to what passes through it, so the net still works without one; a shallower net is faster on every
 runtime, in proportion, where a narrower one may not be. The least useful blocks change what passes through them least:
 block influence, 1 - cosine similarity of what comes in and goes out (Men et al. 2024, arXiv 2403.03853, section 3.1).
 An encoder can do without any: the mean of a text's embeddings is often enough to tell what it is about (Iyyer et al.
-2015, Deep unordered composition, ACL, section 3).
+2015, Deep unordered composition, ACL, section 3). Each level of a recurrent layer waits for its own step before, which
+no narrowing makes quicker; the lowest stay.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from trimtab.values.task import Batch
 METHODS = ("importance", "even", "top")
 LOSS = 0.8
 """Share of the score lost for each share of the blocks, before any recovery."""
-INSIDE = {"attention": 0.99, "": 0.6}
-"""Share of a net's operations that its blocks are expected to hold: of an encoder, of any other."""
+INSIDE = {"attention": 0.99, "recurrent": 1.0, "": 0.6}
+"""Share of a net's operations that its blocks are expected to hold: of an encoder, of recurrent levels, of others."""
 REPEATED = ("attention", "linear", "norm")
 """Layers of an encoder that are expected to stand in its blocks, all but a few."""
 
@@ -45,7 +46,9 @@ class DropLayers(Pass):
     drop: tuple[int, ...] = ()
     """Blocks to leave out, counted from 0; replaces `keep` and `method`."""
     method: str = "importance"
-    """Which stay: those of `importance`, evenly spaced ones (`even`), or all below those left out on `top`."""
+    """Which stay: those of `importance`, evenly spaced ones (`even`), or all below those left out on `top`.
+
+    Of recurrent levels the lowest stay in any case."""
 
     formats: ClassVar = {"torch": "torch"}
     stage: ClassVar[Stage] = "structure"
@@ -78,7 +81,8 @@ class DropLayers(Pass):
         kept = max(1, facts.blocks - len(self.drop)) if self.drop else min(self._depth(facts.blocks), facts.blocks)
         gone = 1 - kept / facts.blocks
         encoder = bool(facts.layers.get("attention"))
-        left = 1 - gone * INSIDE["attention" if encoder else ""]
+        recurrent = bool(facts.layers.get("lstm") or facts.layers.get("gru"))
+        left = 1 - gone * INSIDE["attention" if encoder else "recurrent" if recurrent else ""]
         inside = REPEATED if encoder else ()
         words = facts.parameters_by.get("embedding", 0)
         return replace(
@@ -155,11 +159,13 @@ class DropLayers(Pass):
     def _gone(self, names: Sequence[str], influence: Mapping[str, Any]) -> list[str]:
         """Return the names of the blocks to leave out, in the module's order."""
         keep = self._depth(len(names))
+        if blocks.are_levels(names) and (not keep or 0 in self.drop):
+            raise Refused("the first level of a recurrent layer reads the inputs and stays: keep 1, or drop others")
         if not keep:
             return list(names)
         if self.drop:
             return [name for index, name in enumerate(names) if index in self.drop]
-        if self.method == "top":
+        if self.method == "top" or blocks.are_levels(names):
             return list(names[keep:])
         if self.method == "even":
             step = (len(names) - 1) / max(1, keep - 1)
