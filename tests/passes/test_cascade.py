@@ -7,7 +7,7 @@ from trimtab.errors import Refused
 from trimtab.fit.loop import evaluate
 from trimtab.fit.program import Net
 from trimtab.passes import Context
-from trimtab.passes.cascade import PRUNED, SHALLOW, WORDS, Cascade
+from trimtab.passes.cascade import PRUNED, SEEN_WORDS, SHALLOW, WORDS, Cascade
 from trimtab.recipe import bind
 from trimtab.run.program import drive
 from trimtab.values.facts import Facts
@@ -57,7 +57,7 @@ def test_settings_by_kind_of_net_and_what_they_promise(machine):
     assert [str(one.first) for one in Cascade.choices(conv, machine)] == [PRUNED]
     assert [str(one.first) for one in Cascade.choices(text, machine)] == [SHALLOW]
     reader = replace(text, layers={**text.layers, "embedding": 3})
-    assert [str(one.first) for one in Cascade.choices(reader, machine)] == [SHALLOW, WORDS]
+    assert [str(one.first) for one in Cascade.choices(reader, machine)] == [SHALLOW, WORDS, SEEN_WORDS]
     assert Cascade.choices(replace(conv, cut=0.5), machine) == ()
     after = Cascade().predict(conv, machine)
     assert (after.operations, after.cut, after.blocks) == (400_000, 0.0, 0)

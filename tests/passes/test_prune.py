@@ -131,7 +131,15 @@ def test_choices_grow_and_predictions_follow(opened):
         "torch", 1000, 10_000, {"attention": 2, "linear": 8, "embedding": 1}, parameters_by={"embedding": 800}
     )
     first = Prune.choices(words, HERE)[0]
-    assert (first.of, first.predict(words, HERE).parameters, first.predict(words, HERE).cut) == ("vocabulary", 600, 0)
+    smaller = first.predict(words, HERE)
+    assert (first.of, smaller.parameters, smaller.parameters_by, smaller.cut) == (
+        "vocabulary",
+        600,
+        {"embedding": 400},
+        0,
+    )
+    assert Prune.choices(replace(words, cut=0.5), HERE) == ()
+    assert Prune.choices(replace(words, cut=0.9, layers={"attention": 0, "embedding": 1}), HERE) == (first,)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ GOING_ON = 0.3
 PRUNED = "prune(ratio=0.9) | distill(steps=512)"
 SHALLOW = "drop_layers(keep=1) | distill(steps=512)"
 WORDS = "drop_layers(keep=0) | distill(steps=1024, alpha=0.0)"
+SEEN_WORDS = f"prune(of='vocabulary') | {WORDS}"
+"""A step moves every row of an embedding, seen or not: without the others it is quicker, and the stage smaller."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,12 @@ class Cascade(Pass):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Pass, ...]:
-        """Return a shallow first stage for nets of blocks with attention, a narrow one for convolutional nets."""
+        """Return a shallow first stage or words for nets of blocks with attention, a narrow one for convolutions."""
         if facts.cut:
             return ()
         if facts.blocks > 1 and facts.layers.get("attention"):
-            reads = facts.layers.get("embedding", 0) > 0
-            return (cls(first=SHALLOW), *((cls(first=WORDS),) if reads else ()))
+            words = (WORDS, SEEN_WORDS) if facts.layers.get("embedding") else ()
+            return tuple(cls(first=first) for first in (SHALLOW, *words))
         return (cls(),) if facts.layers.get("conv") else ()
 
     def inner(self) -> str:
