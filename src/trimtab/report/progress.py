@@ -10,10 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
+from trimtab.report.numbers import duration
 from trimtab.search import Search
 from trimtab.trimmer import Progress as Silent
 
 LOG_EVERY_S = 5.0
+TOLD_S = 5.0
+"""Seconds of a step after which it tells how long it has to go."""
 
 
 class Live(Silent):
@@ -26,6 +29,8 @@ class Live(Silent):
         self.bar = Progress(*columns, console=self.console, transient=True, disable=not sys.stderr.isatty())
         self.line = self.bar.add_task("", total=1.0, best="")
         self.last, self.at = "", 0.0
+        self.begun = (0.0, 1.0, 1.0)
+        """When the present step was first heard of, how far it was, and how far it is."""
 
     def __enter__(self) -> Live:
         self.bar.start()
@@ -37,9 +42,10 @@ class Live(Silent):
         self.bar.stop()
 
     def doing(self, what: str, share: float | None = None) -> None:
-        """Show the step, with a bar where its share is known."""
-        self.bar.update(self.line, description=what, completed=share or 0.0)
-        self._log(what)
+        """Show the step, with a bar and the time it has left where its share is known."""
+        text = what + self._left(share)
+        self.bar.update(self.line, description=text, completed=share or 0.0)
+        self._log(text)
 
     def searched(self, search: Search, seconds_left: float) -> None:
         """Show how many candidates are done, the best of them, and the time left."""
@@ -53,6 +59,19 @@ class Live(Silent):
         text = f"{len(search.trials)} tried, {best}{max(0, seconds_left):.0f} s left"
         self.bar.update(self.line, best=text)
         self._log(text)
+
+    def _left(self, share: float | None) -> str:
+        """Return how long a step has to go at the pace so far; empty where that is not known."""
+        now = time.monotonic()
+        since, first, last = self.begun
+        if share is None or share < last:
+            far = 1.0 if share is None else share
+            self.begun = (now, far, far)
+            return ""
+        self.begun = (since, first, share)
+        if share == first or now - since < TOLD_S:
+            return ""
+        return f", {duration((now - since) * (1 - share) / (share - first))} to go"
 
     def _log(self, text: str) -> None:
         """Without a terminal: a line for each new kind of work, and one every few seconds of the same."""
