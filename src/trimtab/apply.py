@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab import machines
 from trimtab.errors import CorruptFile, DataError, Refused, UsageError
 from trimtab.passes import Context, Pass, Statistics, quiet
 from trimtab.recipe import Recipe, available, bind, check_formats, split_model
@@ -211,7 +212,8 @@ class Workshop:
         module = importlib.import_module(collector)
         uses = {use: self._use(use, None) for use in ("seed", "train")}
         asked = sorted(wanted & set(module.KINDS))
-        keys = {kind: digest("statistics", made.key, kind, uses, versions(LIBRARIES)) for kind in asked}
+        about = {kind: [uses, *(machines.here().kind if kind in TIMED else ())] for kind in asked}
+        keys = {kind: digest("statistics", made.key, kind, about[kind], versions(LIBRARIES)) for kind in asked}
         missing = [kind for kind in asked if self.store.get(keys[kind]) is None]
         if missing:
             self.progress("calibrating", 0.0)
@@ -281,6 +283,8 @@ PACERS: Mapping[str, str] = {"torch": "trimtab.fit.pace"}
 """Format -> module whose `measured(model, view, machine, seed, threads)` times steps of training."""
 COLLECTORS: Mapping[str, str] = {"torch": "trimtab.fit.statistics", "onnx": "trimtab.run.onnx_statistics"}
 """Format -> module whose `collect(model, view, kinds, seed, check_time)` gathers the `KINDS` of statistics it names."""
+TIMED = ("time", "milliseconds")
+"""Statistics that belong to the machine that this runs on."""
 ARRAYS = "arrays.npz"
 SLASH = "|"
 """Stands for "/" in the names of arrays on disk."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from trimtab.apply import Made
@@ -44,14 +44,16 @@ def ladder(start: Runtime, end: Bound) -> list[Rung]:
     """
     if end.runtime is None:
         raise Refused(f"{end} names no runtime, so there is no way to it")
-    kind = type(end.runtime)
-    export = tuple(step for step in end.passes if step.stage in ("export", "graph"))
-    precise = tuple(step for step in end.passes if step.stage in ("export", "graph", "precision"))
-    same = kind is type(start) and not export
+    export = tuple(step for step in end.passes if _converts(step))
+    precise = tuple(step for step in end.passes if _converts(step) or step.stage == "precision")
+    exact: dict[str, Any] = {
+        setting.name: setting.default for setting in fields(end.runtime) if setting.name in end.runtime.numerics
+    }
+    plain = replace(end.runtime, **exact)
     stops: list[tuple[str, tuple[Pass, ...], Runtime]] = [
         ("base", (), start),
-        ("runtime", export, start if same else kind(threads=start.threads)),
-        ("threads", export, kind(threads=end.runtime.threads)),
+        ("runtime", export, replace(plain, threads=start.threads)),
+        ("threads", export, plain),
         ("precision", precise, end.runtime),
         ("structure", end.passes, end.runtime),
     ]
@@ -61,6 +63,12 @@ def ladder(start: Runtime, end: Bound) -> list[Rung]:
         if not rungs or str(bound) != str(rungs[-1].bound):
             rungs.append(Rung((name,), bound))
     return rungs
+
+
+def _converts(step: Pass) -> bool:
+    """Tell whether a pass only brings the same program to another runtime: an export that keeps the format does not."""
+    kept = any(before == after for before, after in step.formats.items())
+    return step.stage == "graph" or (step.stage == "export" and not kept)
 
 
 def explain(bench: Bench, winner: Bound) -> list[dict[str, Any]]:

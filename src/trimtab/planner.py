@@ -19,7 +19,7 @@ from trimtab.plan.host import Profile, Steps
 from trimtab.plan.memory import GIB
 from trimtab.plan.nets import Work
 from trimtab.values.figure import Figure
-from trimtab.values.machine import Machine
+from trimtab.values.machine import HERE, Machine
 from trimtab.values.tab import Tab
 
 OPENED = ("zoo:", "torch:", "keras:")
@@ -86,7 +86,7 @@ def on_here(words: Mapping[str, Any], phase: str) -> dict[str, Any]:
     Raises:
         UsageError: the machine was not calibrated, the model is no net that can be opened, or words do not apply.
     """
-    if list(words["on"]) != [machines.HERE]:
+    if list(words["on"]) != [HERE]:
         raise UsageError("--on here stands alone: other chips have other figures")
     verbs.only(words, (*verbs.LAYOUT, *ONLY_HERE), "a net on this machine")
     if not _is_opened(words):
@@ -148,7 +148,7 @@ def _plan(
             times("co2_kg", kwh * terms.place.g_per_kwh / 1e3, "kg"),
         ]
     return {
-        "chip": machines.HERE,
+        "chip": HERE,
         "count": 1,
         "layout": f"threads={threads} batch={batch}",
         "figures": {figure.name: figure.to_json() for figure in figures},
@@ -176,7 +176,7 @@ def _parts(profile: Profile, steps: Steps, phase: str, threads: int) -> dict[str
 
 
 def _is_here(words: Mapping[str, Any]) -> bool:
-    return machines.HERE in (words.get("on") or ())
+    return HERE in (words.get("on") or ())
 
 
 def _is_opened(words: Mapping[str, Any]) -> bool:

@@ -206,7 +206,7 @@ def identity(workshop: Workshop, model: str) -> dict[str, str]:
     return {
         "content of the model": workshop.keys(model)[-1],
         **splits,
-        "kind of machine": digest(machine.cpu, machine.cores, machine.isa),
+        "kind of machine": digest(*machine.kind),
     }
 
 

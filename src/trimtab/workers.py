@@ -42,6 +42,8 @@ class Crew:
     """Of the base: a worker that would make another one is of no use."""
     size: int
     """How many models are made at once."""
+    cpus: int
+    """What each is said to need: its threads, but no more than the largest machine has, or it would never start."""
     base: Mapping[str, Any] = field(default_factory=dict)
     """Key -> the folder's archive, kept by Ray for all workers."""
     notes: list[str] = field(default_factory=list)
@@ -52,7 +54,7 @@ class Crew:
 
         Whatever fails, or is not ready after `seconds`, is left to be made here.
         """
-        remote = self.ray.remote(num_cpus=self.workshop.threads, max_retries=1)(make)
+        remote = self.ray.remote(num_cpus=self.cpus, max_retries=1)(make)
         jobs = {remote.remote(self._job(text, seconds), dict(self.base)): text for text in steps}
         ready, late = self.ray.wait(list(jobs), num_returns=len(jobs), timeout=seconds)
         for job in late:
@@ -109,9 +111,11 @@ def crew(workers: str, workshop: Workshop, model: str, task: str, base: Made) ->
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise UsageError(f"no Ray cluster answers at {workers}: {str(error).strip().partition(chr(10))[0]}") from error
     try:
-        size = local or max(1, int(ray.cluster_resources().get("CPU", 1)) // workshop.threads)
+        largest = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
+        cpus = min(workshop.threads, largest)
+        size = local or max(1, int(ray.cluster_resources().get("CPU", 1)) // cpus)
         kept = {key: ray.put(archived(workshop.store, key)) for key in workshop.keys(model) if workshop.store.get(key)}
-        yield Crew(ray, workshop, model, task, base.key, size, kept)
+        yield Crew(ray, workshop, model, task, base.key, size, cpus, kept)
     finally:
         ray.shutdown()
 

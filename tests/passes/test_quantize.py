@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,12 @@ from trimtab.values.task import Example, TaskView
 
 SAFE = {"weights": 7} if _bits.saturates(machines.here()) else {}
 """Bits of weights whose products add up exactly on the processor that runs the tests."""
+
+
+@pytest.fixture
+def machine(machine):
+    """Plain facts, of this machine."""
+    return replace(machine, name="here")
 
 
 def run(model, folder, view, settings, machine=MODERN):
@@ -98,6 +104,17 @@ def test_a_saturating_machine_is_told_so(tmp_path, machine, monkeypatch):
     assert "outputs stray on openvino by 40.0%: weights=7" in notes["saturation"]
     assert notes["runtime_errors"]["openvino"] == 0.4
     assert "saturation" not in run(model, tmp_path / "new", view, {}).notes["quantize"]
+
+
+def test_kernels_of_another_machine_are_not_looked_at_here(tmp_path, machine, monkeypatch):
+    monkeypatch.setattr(onnx_kernels, "runtime_errors", None)
+    model, view, box = convolutional(tmp_path / "float"), TaskView(Figures()), replace(machine, name="ssh:box")
+    notes = run(model, tmp_path / "box", view, {}, box).notes["quantize"]
+    assert notes["saturation"].startswith("ssh:box has no VNNI: 8-bit products may saturate there")
+    with pytest.raises(Refused, match="exact=True looks at kernels at work, and ssh:box is not here"):
+        run(model, tmp_path / "exact", view, {"exact": True}, box)
+    offered = Quantize.choices(Facts("onnx", 1, 1, {"conv": 3}), box)
+    assert not any(choice.exact for choice in offered)
 
 
 def test_a_dynamic_lstm_has_eight_bits_and_nearly_the_same_answers(tmp_path):
@@ -385,7 +402,7 @@ class Bright(Figures):
     def split(self, name):
         return [replace(e, inputs={"image": np.ones((1, SIZE, SIZE), np.float32)}) for e in super().split(name)]
 for bits in (8, 7):
-    old = Machine("old", 2, ("sse4_2", "avx2"))
+    old = Machine("here", 2, ("sse4_2", "avx2"))
     notes = run(before, folder / str(bits), TaskView(Bright()), {"weights": bits}, old).notes["quantize"]
     print(bits, notes["runtime_errors"]["openvino"])
 """

@@ -15,9 +15,8 @@ from pathlib import Path
 from trimtab.errors import UnknownName, UsageError
 from trimtab.machines import _probe
 from trimtab.run.address import PREFIX, Address
-from trimtab.values.machine import Machine
+from trimtab.values.machine import HERE, Machine
 
-HERE = "here"
 LIBRARIES = ("trimtab", "onnxruntime", "openvino", "torch")
 """What answers depend on: where two machines both have one, its version is the same."""
 

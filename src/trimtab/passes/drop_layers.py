@@ -52,7 +52,7 @@ class DropLayers(Pass):
 
     formats: ClassVar = {"torch": "torch"}
     stage: ClassVar[Stage] = "structure"
-    uses: ClassVar[frozenset[Use]] = frozenset({"seed"})
+    uses: ClassVar[frozenset[Use]] = frozenset({"seed", "train"})
     needs: ClassVar[frozenset[str]] = frozenset({"block"})
 
     def __post_init__(self) -> None:

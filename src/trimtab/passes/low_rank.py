@@ -44,7 +44,7 @@ class LowRank(Pass):
 
     formats: ClassVar = {"torch": "torch"}
     stage: ClassVar[Stage] = "structure"
-    uses: ClassVar[frozenset[Use]] = frozenset({"seed"})
+    uses: ClassVar[frozenset[Use]] = frozenset({"seed", "train"})
     needs: ClassVar[frozenset[str]] = frozenset({"input_moment"})
 
     def __post_init__(self) -> None:

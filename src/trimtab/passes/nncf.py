@@ -71,11 +71,11 @@ class Nncf(Pass):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Pass, ...]:
-        """Return a mix and all layers, in bits that do not saturate here; none where NNCF is not installed."""
+        """Return two mixes and all layers, in bits that do not saturate here; none where NNCF is not installed."""
         if _bits.is_quantized(facts) or not _bits.reaches("static", facts) or not importlib.util.find_spec("nncf"):
             return ()
         weights = 7 if _bits.saturates(machine) else 8
-        return cls(weights=weights, harm=0.3), cls(weights=weights)
+        return tuple(cls(weights=weights, harm=harm) for harm in (0.1, 0.3, 1.0))
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
         """Return the seconds to read the graph, and to run it on each example."""

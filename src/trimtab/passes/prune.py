@@ -72,7 +72,7 @@ class Prune(Pass):
     formats: ClassVar = {"torch": "torch"}
     stage: ClassVar[Stage] = "structure"
     version: ClassVar[int] = 2
-    uses: ClassVar[frozenset[Use]] = frozenset({"seed"})
+    uses: ClassVar[frozenset[Use]] = frozenset({"seed", "train", "machine"})
     needs: ClassVar[frozenset[str]] = frozenset({"taylor", "time"})
 
     def __post_init__(self) -> None:
@@ -100,8 +100,10 @@ class Prune(Pass):
             return (*words, *(cls(ratio=ratio, importance="taylor") for ratio in (0.3, 0.5, 0.75, 0.9)))
         if facts.layers.get("attention"):
             return (*words, *(cls(ratio=ratio, importance="taylor", by="time") for ratio in (0.25, 0.5, 0.7)))
-        even = tuple(cls(ratio=ratio, scope="layer") for ratio in (0.9, 0.95, 0.975))
-        return (*(cls(ratio=ratio) for ratio in (0.5, 0.7, 0.8, 0.9)), *even)
+        ranked = [cls(ratio=ratio) for ratio in (0.5, 0.7, 0.8, 0.9)]
+        timed = [cls(ratio=ratio, by="time") for ratio in (0.7, 0.9)]
+        even = [cls(ratio=ratio, scope="layer") for ratio in (0.9, 0.95, 0.975)]
+        return tuple(sorted([*ranked, *timed, *even], key=lambda one: one.ratio))
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect weights to go with the operations, and the score to fall fast until the net is retrained."""

@@ -105,7 +105,8 @@ class Quantize(Pass):
         if not reaches("static", facts):
             return (*light, *dynamic)
         if saturates(machine):
-            return (*light, *dynamic, cls(weights=7, harm=0.3), cls(exact=True), cls(weights=7))[:MOST_CHOICES]
+            exact = [cls(exact=True)] if machine.is_here else []
+            return (*light, *dynamic, cls(weights=7, harm=0.3), *exact, cls(weights=7))[:MOST_CHOICES]
         return (*light, *dynamic, cls(harm=0.3), cls())[:MOST_CHOICES]
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
@@ -251,7 +252,16 @@ class _Work:
 
     def _strays(self, after: onnx.ModelProto) -> list[dict[str, Any]]:
         """Name the layers whose kernels stray, looked for where the CPU may saturate or the setting asks."""
-        if self.settings.method == "weights" or not (self.settings.exact or saturates(self.context.machine)):
+        here = self.context.machine.is_here
+        if self.settings.exact and not here:
+            raise Refused(
+                f"exact=True looks at kernels at work, and {self.context.machine.name} is not here: weights=7"
+            )
+        if (
+            self.settings.method == "weights"
+            or not here
+            or not (self.settings.exact or saturates(self.context.machine))
+        ):
             return []
         return onnx_kernels.worst(onnx_kernels.layer_errors(after, self.inputs.of(self.name, 1)))
 
@@ -259,6 +269,11 @@ class _Work:
         """Say which layers and runtimes stray where the CPU may saturate, and what mends it."""
         if self.settings.method == "weights" or not saturates(self.context.machine):
             return {"strayed": list(strays)} if strays else {}
+        if not self.context.machine.is_here:
+            name = self.context.machine.name
+            return {
+                "saturation": f"{name} has no VNNI: 8-bit products may saturate there, weights=7 does not; not checked"
+            }
         errors = onnx_kernels.runtime_errors(saved, [*self.inputs.of(self.name, 1)], self.context.machine)
         wrong = [f"{name} by {error:.1%}" for name, error in errors.items() if error > onnx_kernels.NOTICED]
         found = "; ".join(

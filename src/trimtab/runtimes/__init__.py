@@ -28,6 +28,8 @@ class Runtime(ABC):
     """Formats it can load."""
     native: ClassVar[frozenset[str]] = frozenset()
     """Formats whose base this runtime serves where the user names none: what "4x faster" is measured against."""
+    numerics: ClassVar[frozenset[str]] = frozenset()
+    """Settings that change in what numbers it computes, and so the answers."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions go into conditions and verdicts."""
     loading_s: ClassVar[float] = 4.0
@@ -39,8 +41,8 @@ class Runtime(ABC):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Runtime, ...]:
-        """Return the settings worth trying: one thread, and every core."""
-        counts = sorted({1, machine.cores})
+        """Return the settings worth trying: one thread, a quarter of the cores, half of them, and all."""
+        counts = sorted({1, *(max(1, machine.cores // share) for share in (4, 2, 1))})
         return tuple(cls(threads=count) for count in counts)
 
     def predict(self, facts: Facts, machine: Machine) -> Mapping[str, float]:

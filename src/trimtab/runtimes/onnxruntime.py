@@ -44,6 +44,7 @@ class OnnxRuntime(Runtime):
 
     formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
     native: ClassVar[frozenset[str]] = frozenset({"onnx"})
+    numerics: ClassVar[frozenset[str]] = frozenset({"precise_int8"})
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class OnnxRuntime(Runtime):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Runtime, ...]:
-        """Return one thread and every core; spinning for large models, and precise for int8 that could overflow."""
+        """Return a few numbers of threads; spinning for large models, and precise for int8 that could overflow."""
         plain = super().choices(facts, machine)
         spinning = [cls(threads=machine.cores, spin=True)] if machine.cores > 1 and facts.operations >= LARGE else []
         overflows = facts.activation_bits <= 8 and "avx2" in machine.isa and not WIDE & set(machine.isa)

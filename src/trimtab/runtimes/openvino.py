@@ -42,6 +42,7 @@ class OpenVino(Runtime):
 
     formats: ClassVar[frozenset[str]] = frozenset({"onnx", "openvino"})
     native: ClassVar[frozenset[str]] = frozenset({"openvino"})
+    numerics: ClassVar[frozenset[str]] = frozenset({"precision"})
     libraries: ClassVar[tuple[str, ...]] = ("openvino",)
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class OpenVino(Runtime):
 
     @classmethod
     def choices(cls, facts: Facts, machine: Machine) -> tuple[Runtime, ...]:
-        """Return one thread and every core, and where the processor has it the same with bf16 for what is in float.
+        """Return a few numbers of threads, and where the processor has it the same with bf16 for what is in float.
 
         All are static but for models of sequences, whose second axis is free. Models that quantize activations as they
         come are left to onnxruntime: OpenVINO works through that step by step, many times slower.

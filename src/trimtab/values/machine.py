@@ -10,6 +10,9 @@ from typing import Any
 
 from trimtab.errors import DataError
 
+HERE = "here"
+"""The name of the machine that this runs on."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -34,6 +37,16 @@ class Machine:
     """`rapl`, `nvml`, or empty: then energy is modelled from `idle_w` and `full_w`."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where each of the facts comes from."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is the machine that this runs on."""
+        return self.name == HERE
+
+    @property
+    def kind(self) -> tuple[str, int, tuple[str, ...]]:
+        """What machines share on which the same takes as long."""
+        return self.cpu, self.cores, self.isa
 
     @property
     def summary(self) -> str:
