@@ -1,6 +1,7 @@
 """Models made by Ray's workers: what travels, what is refused, and a whole run with two of them."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -88,6 +89,21 @@ def test_a_run_with_two_workers_makes_its_models_in_them(tmp_path, monkeypatch):
     assert not [cell for cell in document["empty_cells"] if cell["what"] == "workers"]
     line = next(line for line in document["candidates"] if line["recipe"] == tries[0])
     assert line["figures"]
+
+
+@pytest.mark.parametrize(("sizes", "threads", "found"), [((8, 8), 16, (2, 8)), ((8, 4), 2, (6, 2)), ((2,), 4, (1, 2))])
+def test_no_job_needs_more_than_the_largest_machine_of_a_cluster_has(tmp_path, monkeypatch, sizes, threads, found):
+    nodes = [{"Alive": True, "Resources": {"CPU": float(size)}} for size in sizes]
+    ray = SimpleNamespace(
+        init=lambda **_: None,
+        shutdown=lambda: None,
+        nodes=lambda: [*nodes, {"Alive": False, "Resources": {"CPU": 64.0}}],
+        cluster_resources=lambda: {"CPU": float(sum(sizes))},
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    shop = SimpleNamespace(threads=threads, store=Store(tmp_path), keys=lambda model: [])
+    with crew("ray://head:1", shop, "zoo:mlp", "digits", SimpleNamespace(key="base")) as joined:
+        assert (joined.size, joined.cpus) == found
 
 
 def test_a_worker_with_another_base_says_so(tmp_path, monkeypatch):
