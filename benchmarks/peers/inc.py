@@ -17,7 +17,8 @@
 
 The release has no ONNX any more. As its document "PyTorch static quantization" says: export, prepare, calibrate,
 convert, torch.compile. Both kinds are tried in this order, as its `autotune` would, until the promise's metric has lost
-at most the promised margin on validation data; where none has, the first is shipped.
+at most the promised margin on validation data; where none has, the first is shipped. This path has no setting for
+processors without VNNI; only the one through Intel's extension for torch reduces ranges there.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def work(job: kit.Job) -> None:
         raise kit.Unable("; ".join(f"{name} fails with {why}" for name, why in tried.items()))
     kit.export_torch(first[1], part, job)
     notes = [f"{name}: {value if isinstance(value, str) else f'{value:.4f}'}" for name, value in tried.items()]
+    notes += ["it has no setting for processors without VNNI"] if kit.saturates() else []
     job.ship("torch", notes, kit.Needs(["torchao.quantization.pt2e"], FREEZING), config=first[0].__name__)
 
 

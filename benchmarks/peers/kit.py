@@ -35,6 +35,9 @@ LINE = 300
 """Characters of a reason."""
 SHARE = 0.9
 """Of the time given: where a tool stops by itself, so that what it has is written."""
+PROCESSOR = Path("/proc/cpuinfo")
+WIDE = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""Instruction sets that add products of 8 bits in 32."""
 
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -118,6 +121,12 @@ class Job:
             raise Unable(f"it wrote no {FILES[form]} for {', '.join(lacks)}")
         about = {"format": form, "notes": list(notes), "needs": asdict(needs or Needs()), "knobs": knobs}
         (self.out / "artefact.json").write_text(json.dumps(about, indent=1, default=str))
+
+
+def saturates() -> bool:
+    """Tell whether products of 8 bits add up in 16 here: x86 with neither VNNI nor AMX."""
+    words = frozenset(PROCESSOR.read_text().split()) if PROCESSOR.is_file() else frozenset()
+    return "avx" in words and not words & WIDE
 
 
 @functools.cache

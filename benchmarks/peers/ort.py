@@ -77,8 +77,7 @@ def quantized(job: kit.Job, source: Path, part: str, knobs: dict) -> None:
 
 def work(job: kit.Job) -> None:
     """Quantize every part; a fused graph that cannot be quantized is taken as it was."""
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    knobs = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": "vnni" not in flags}
+    knobs = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": kit.saturates()}
     notes: list[str] = []
     for part in job.parts:
         for fuse in (True, False) if job.kind == "transformer" else (False,):

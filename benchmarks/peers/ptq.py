@@ -14,8 +14,8 @@
 """NNCF's post-training quantization on its OpenVINO backend: `quantize`, or `accuracy` for its accuracy control.
 
 As its documents say: 300 calibration examples, the transformer preset for transformers, mixed symmetry where there are
-recurrent layers or transformers; the accuracy control is given the promise's own metric and margin on validation data,
-and as many rounds as the time allows.
+recurrent layers or transformers, and weights of half the range (`overflow_fix`) where the processor lacks VNNI; the
+accuracy control is given the promise's own metric and margin on validation data, and as many rounds as the time allows.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ def settings(job: kit.Job, part: str) -> dict:
     if job.kind == "transformer":
         return knobs | {"model_type": nncf.ModelType.TRANSFORMER}
     return knobs | ({"preset": nncf.QuantizationPreset.MIXED} if job.kind == "rnn" else {})
+
+
+def advanced() -> nncf.AdvancedQuantizationParameters:
+    """Return the documented remedy for processors whose products of 8 bits saturate."""
+    return nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE if kit.saturates() else None)
 
 
 class Session:
@@ -75,6 +80,7 @@ def controlled(job: kit.Job) -> None:
         validation_fn=validate,
         max_drop=yardstick.margin,
         drop_type=nncf.DropType.ABSOLUTE,
+        advanced_quantization_parameters=advanced(),
         advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(max_num_iterations=rounds),
         **settings(job, part),
     )
@@ -87,10 +93,11 @@ def work(job: kit.Job) -> None:
         controlled(job)
     else:
         for part in job.parts:
-            quantized = nncf.quantize(openvino.convert_model(job.onnx(part)), **settings(job, part))
+            network = openvino.convert_model(job.onnx(part))
+            quantized = nncf.quantize(network, advanced_parameters=advanced(), **settings(job, part))
             openvino.save_model(quantized, job.folder(part) / kit.FILES["openvino"], compress_to_fp16=False)
     notes = ["its OpenVINO backend leaves recurrent layers in float"] if job.kind == "rnn" else []
-    job.ship("openvino", notes, mode=job.variant)
+    job.ship("openvino", notes, mode=job.variant, overflow_fix=advanced().overflow_fix or "the default")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,148 @@
+"""The peers' own scripts: which knobs they turn on which processor, run where their tools are installed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import kit
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+FLAGS = "flags\t\t: fpu sse4_2 avx avx2"
+
+
+@pytest.fixture
+def make_job(tmp_path):
+    """make_job(variant, opset): one network of a convolution, as a peer is given it."""
+
+    def make(variant, opset=17):
+        given = tmp_path / "given"
+        (given / "parts").mkdir(parents=True)
+        weights = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+        node = helper.make_node("Conv", ["image", "w"], ["output"], name="conv")
+        sides = [
+            [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", *shape])]
+            for name, shape in (("image", (3, 8, 8)), ("output", (4, 6, 6)))
+        ]
+        graph = helper.make_graph([node], "graph", *sides, [numpy_helper.from_array(weights, "w")])
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=7)
+        onnx.save(proto, given / "parts" / "main.onnx")
+        (given / "meta.json").write_text(json.dumps({"kind": "cnn", "parts": {"main": {}}}))
+        image = np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(np.float32)
+        np.savez(given / "calibration.npz", **{"main/0000/image": image})
+        return kit.Job(given, tmp_path / "out", 60.0, variant)
+
+    return make
+
+
+@pytest.fixture(params=[True, False], ids=["saturates", "vnni"])
+def saturates(request, monkeypatch):
+    """Whether the processor adds products of 8 bits in 16, one after the other."""
+    monkeypatch.setattr(kit, "saturates", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [(FLAGS, True), (f"{FLAGS} avx512_vnni", False), (f"{FLAGS} avx_vnni", False), ("Features : asimd", False)],
+)
+def test_a_processor_saturates_where_it_has_avx_and_neither_vnni_nor_amx(tmp_path, monkeypatch, flags, expected):
+    monkeypatch.setattr(kit, "PROCESSOR", tmp_path / "cpuinfo")
+    assert not kit.saturates()
+    kit.PROCESSOR.write_text(f"processor\t: 0\n{flags}\n")
+    assert kit.saturates() is expected
+
+
+def shipped(job):
+    return json.loads((job.out / "artefact.json").read_text())
+
+
+def weights(job):
+    proto = onnx.load(job.out / "main" / "model.onnx")
+    return next(numpy_helper.to_array(t) for t in proto.graph.initializer if t.name.startswith("w_quantized"))
+
+
+def test_onnxruntime_reduces_the_range_of_weights(saturates, make_job):
+    import ort
+
+    job = make_job("static")
+    ort.work(job)
+    assert shipped(job)["knobs"]["reduce_range"] is saturates
+    assert np.abs(weights(job).astype(int)).max() in ((63, 64) if saturates else (127, 128))
+
+
+@pytest.mark.parametrize("variant", ["quantize", "accuracy"])
+def test_nncf_fixes_overflow(saturates, make_job, monkeypatch, variant):
+    nncf = pytest.importorskip("nncf")
+    import ptq
+
+    asked = {}
+
+    def quantize(network, **knobs):
+        asked.update(knobs)
+        return network
+
+    def controlled(network, advanced_quantization_parameters, **knobs):
+        return quantize(network, advanced_parameters=advanced_quantization_parameters)
+
+    monkeypatch.setattr(nncf, "quantize", quantize)
+    monkeypatch.setattr(nncf, "quantize_with_accuracy_control", controlled)
+    monkeypatch.setattr(
+        kit, "Yardstick", lambda job: SimpleNamespace(rows=[], margin=0.01, each=lambda run, items: 1.0)
+    )
+    job = make_job(variant)
+    described = {"name": "x", "dtype": "float32", "shape": ["batch"]}
+    job.meta["parts"]["main"] = {"inputs": [described], "outputs": [described], "state": {}}
+    job.meta["program"] = {"kind": "single", "part": "main"}
+    ptq.work(job)
+    assert asked["advanced_parameters"].overflow_fix == (nncf.OverflowFix.ENABLE if saturates else None)
+    assert shipped(job)["knobs"]["overflow_fix"] == ("enable" if saturates else "the default")
+
+
+def test_olive_runs_its_own_configuration_with_a_reduced_range(saturates, make_job, monkeypatch):
+    import auto
+
+    ran = []
+
+    def run(command, **how):
+        ran.append(command[1])
+        out = Path(command[command.index("-o") + 1]) if "-o" in command else Path(command[3]).parent
+        out.mkdir(parents=True, exist_ok=True)
+        if "--dry_run" in command:
+            steps = {"a": {"type": "OnnxPeepholeOptimizer"}, "b": {"type": auto.QUANTIZATION, "precision": "int8"}}
+            (out / "config.json").write_text(json.dumps({"passes": steps}))
+        else:
+            (out / "model.onnx").write_bytes(b"")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    job = make_job("int8")
+    auto.work(job)
+    assert ran == (["auto-opt", "run"] if saturates else ["auto-opt"])
+    assert shipped(job)["knobs"]["reduce_range"] is saturates
+    if saturates:
+        config = json.loads((job.out / "main-olive" / "config.json").read_text())
+        assert [step.get("reduce_range") for step in config["passes"].values()] == [None, True]
+
+
+def test_torchao_reduces_the_range_where_it_says_so_itself(monkeypatch):
+    pytest.importorskip("torch")
+    configs = ModuleType("torchao.quantization")
+    configs.Int8DynamicActivationInt8WeightConfig = lambda reduce_range: ("dynamic", reduce_range)
+    configs.Int8WeightOnlyConfig = lambda: ("weights", None)
+    configs.quantize_ = None
+    advice = ModuleType("torchao.utils")
+    advice.should_reduce_range = lambda device: device.type == "cpu"
+    for name, module in (("torchao", ModuleType("torchao")), (configs.__name__, configs), (advice.__name__, advice)):
+        monkeypatch.setitem(sys.modules, name, module)
+    from trimtab.fit import module as loading
+
+    monkeypatch.setattr(loading, "load", loading.load)  # the script puts its own in the place
+    monkeypatch.delitem(sys.modules, "ao", raising=False)
+    import ao
+
+    assert (ao.config("dynamic"), ao.config("weights")) == (("dynamic", True), ("weights", None))
