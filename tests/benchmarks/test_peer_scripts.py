@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 import kit
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
@@ -34,6 +35,7 @@ def make_job(tmp_path):
         (given / "meta.json").write_text(json.dumps({"kind": "cnn", "parts": {"main": {}}}))
         image = np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(np.float32)
         np.savez(given / "calibration.npz", **{"main/0000/image": image})
+        (tmp_path / "out").mkdir()
         return kit.Job(given, tmp_path / "out", 60.0, variant)
 
     return make
@@ -73,6 +75,36 @@ def test_onnxruntime_reduces_the_range_of_weights(saturates, make_job):
     ort.work(job)
     assert shipped(job)["knobs"]["reduce_range"] is saturates
     assert np.abs(weights(job).astype(int)).max() in ((63, 64) if saturates else (127, 128))
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_onnxruntime_gets_an_opset_that_holds_a_scale_for_each_channel(make_job, opset):
+    import ort
+
+    job = make_job("static", opset)
+    ort.work(job)
+    model = job.out / "main" / "model.onnx"
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    assert session.run(None, job.feeds("main")[0])[0].shape == (1, 4, 6, 6)
+    assert shipped(job)["knobs"]["per_channel"]
+    assert ("main: opset 11 converted to 13" in shipped(job)["notes"]) is (opset == 11)
+    scales = next(t for t in onnx.load(model).graph.initializer if t.name.startswith("w_scale"))
+    assert list(scales.dims) == [4]
+
+
+def test_onnxruntime_takes_one_scale_a_tensor_where_the_opset_does_not_convert(make_job, monkeypatch):
+    import ort
+
+    def fails(graph, opset):
+        raise RuntimeError("no adapter")
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", fails)
+    job = make_job("static", 11)
+    ort.work(job)
+    onnxruntime.InferenceSession(job.out / "main" / "model.onnx", providers=["CPUExecutionProvider"])
+    assert not shipped(job)["knobs"]["per_channel"]
+    assert shipped(job)["notes"][0] == "main: opset 11 does not convert to 13 (no adapter), one scale a tensor"
 
 
 @pytest.mark.parametrize("variant", ["quantize", "accuracy"])
