@@ -47,12 +47,13 @@ def work(job: kit.Job) -> None:
     convolutions = any(isinstance(layer, torch.nn.modules.conv._ConvNd) for layer in net.modules())
     order = [INT8StaticQuantConfig, DynamicQuantConfig]
     yardstick, tried, first = kit.Yardstick(job), {}, None
+    heard = kit.Heard("neural_compressor")
     for kind in order if convolutions else order[::-1]:
         try:
             program = quantized(job, kit.torch_base(job, "")[0], part, kind())
             tried[kind.__name__] = yardstick.of(kit.torch_answers(program, part))
         except Exception as error:
-            tried[kind.__name__] = f"{type(error).__name__}: {kit.short(error)}"
+            tried[kind.__name__] = kit.told(error, heard.last)
             continue
         first = first or (kind, program)
         if yardstick.keeps(tried[kind.__name__]):

@@ -1,6 +1,7 @@
 """The peers' own scripts: which knobs they turn on which processor, run where their tools are installed."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,64 @@ def test_a_processor_saturates_where_it_has_avx_and_neither_vnni_nor_amx(tmp_pat
     assert not kit.saturates()
     kit.PROCESSOR.write_text(f"processor\t: 0\n{flags}\n")
     assert kit.saturates() is expected
+
+
+TOOL = """
+def check(message):
+    return grown(message)
+
+
+def grown(message):
+    helper.run(1, message)
+    if message is not None:
+        raise RuntimeError(message)
+    assert 1 == 2
+
+
+import helper
+"""
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (None, "AssertionError: no message (tool/deep/core.py: assert 1 == 2)"),
+        (28, "RuntimeError: 28 (tool/deep/core.py: raise RuntimeError(message))"),
+        ("in a helper", "KeyError: 'x' (tool/deep/core.py: helper.run(1, message))"),
+        (
+            "it failed. Check the logs above.",
+            "RuntimeError: it failed. Check the logs above. (tool/deep/core.py: raise",
+        ),
+        ("it knows no such layers", "RuntimeError: it knows no such layers"),
+    ],
+)
+def test_a_failure_that_says_little_names_the_line_of_the_tool(tmp_path, monkeypatch, message, expected):
+    packages = tmp_path / "site-packages"
+    (packages / "tool" / "deep").mkdir(parents=True)
+    (packages / "tool" / "deep" / "core.py").write_text(TOOL)
+    (packages / "helper.py").write_text("def run(x, message):\n    if message == 'in a helper':\n        {}['x']\n")
+    monkeypatch.syspath_prepend(packages)
+    for name in ("tool", "tool.deep", "tool.deep.core", "helper"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    def work(job):
+        from tool.deep import core
+
+        core.check(message)
+
+    monkeypatch.setattr(sys, "argv", ["tool.py", str(tmp_path), str(tmp_path / "out"), "10"])
+    kit.main(work)
+    told = json.loads((tmp_path / "out" / "artefact.json").read_text())["dash"]
+    assert told.startswith(f"it fails with {expected}")
+    assert str(tmp_path) not in told
+    assert ("(" in told) is ("(" in expected)
+
+
+def test_a_message_that_points_to_the_logs_makes_way_for_what_is_there():
+    heard = kit.Heard("tool.of.this.test")
+    logging.getLogger("tool.of.this.test").error("the axis %d is fixed\nand more", 1)
+    assert kit.told(RuntimeError("Check the logs above"), heard.last) == "RuntimeError: the axis 1 is fixed"
+    assert kit.told(RuntimeError("it knows no such layers"), heard.last) == "RuntimeError: it knows no such layers"
 
 
 def shipped(job):
