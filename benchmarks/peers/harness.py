@@ -79,6 +79,7 @@ PEERS = {
     "openvino": Peer("ov"),
     "openvino-fp16": Peer("ov", "fp16"),
     "nncf": Peer("ptq", "quantize"),
+    "nncf-overflow": Peer("ptq", "overflow"),
     "nncf-accuracy": Peer("ptq", "accuracy"),
     "neural-compressor": Peer("inc"),
     "olive": Peer("auto", "int8"),

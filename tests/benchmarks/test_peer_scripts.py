@@ -166,8 +166,8 @@ def test_onnxruntime_takes_one_scale_a_tensor_where_the_opset_does_not_convert(m
     assert shipped(job)["notes"][0] == "main: opset 11 does not convert to 13 (no adapter), one scale a tensor"
 
 
-@pytest.mark.parametrize("variant", ["quantize", "accuracy"])
-def test_nncf_fixes_overflow(saturates, make_job, monkeypatch, variant):
+@pytest.mark.parametrize(("variant", "fixed"), [("quantize", False), ("overflow", True)])
+def test_nncf_fixes_overflow_where_it_is_asked_to(make_job, monkeypatch, variant, fixed):
     nncf = pytest.importorskip("nncf")
     import ptq
 
@@ -177,21 +177,11 @@ def test_nncf_fixes_overflow(saturates, make_job, monkeypatch, variant):
         asked.update(knobs)
         return network
 
-    def controlled(network, advanced_quantization_parameters, **knobs):
-        return quantize(network, advanced_parameters=advanced_quantization_parameters)
-
     monkeypatch.setattr(nncf, "quantize", quantize)
-    monkeypatch.setattr(nncf, "quantize_with_accuracy_control", controlled)
-    monkeypatch.setattr(
-        kit, "Yardstick", lambda job: SimpleNamespace(rows=[], margin=0.01, each=lambda run, items: 1.0)
-    )
     job = make_job(variant)
-    described = {"name": "x", "dtype": "float32", "shape": ["batch"]}
-    job.meta["parts"]["main"] = {"inputs": [described], "outputs": [described], "state": {}}
-    job.meta["program"] = {"kind": "single", "part": "main"}
     ptq.work(job)
-    assert asked["advanced_parameters"].overflow_fix == (nncf.OverflowFix.ENABLE if saturates else None)
-    assert shipped(job)["knobs"]["overflow_fix"] == ("enable" if saturates else "the default")
+    assert asked["advanced_parameters"].overflow_fix == (nncf.OverflowFix.ENABLE if fixed else None)
+    assert shipped(job)["knobs"]["overflow_fix"] == ("enable" if fixed else "the default")
 
 
 def test_olive_runs_its_own_configuration_with_a_reduced_range(saturates, make_job, monkeypatch):
