@@ -35,6 +35,7 @@ from trimtab.values.facts import Facts
 from trimtab.values.figure import Figure
 from trimtab.values.machine import Machine
 from trimtab.values.tab import read_tab
+from trimtab.values.task import Task
 
 SHARE, SEEDS = 0.9, 20
 OPTUNA = {
@@ -53,6 +54,7 @@ class Recorded:
     base: dict[str, Figure]
     facts: Facts
     machine: Machine
+    task: Task
     aim: Aim
     compared_on: int
     """Validation examples."""
@@ -108,7 +110,7 @@ def read(folder: Path) -> Recorded:
             trials[trial.candidate.name] = trial
     figures = {name: Figure.from_json(figure) for name, figure in base["figures"].items()}
     compared = base.get("compared_on", len(task.split("validation")))
-    return Recorded(folder, trials, figures, facts, machine, aim, compared)
+    return Recorded(folder, trials, figures, facts, machine, task, aim, compared)
 
 
 def _request(folder: Path) -> dict[str, Any]:
@@ -124,12 +126,12 @@ def ours(run: Recorded, seed: int) -> Iterator[str]:
         done = [" | ".join(map(str, passes[:n])) for n in range(len(passes), 0, -1)]
         return next((len(passes) - i for i, text in enumerate(done) if text in made), 0)
 
-    shop = SimpleNamespace(machine=run.machine, peek=peek, task=SimpleNamespace(metrics=()))
-    bench = SimpleNamespace(base_figures=run.base, view=SimpleNamespace(size=lambda name: run.compared_on))
+    shop = SimpleNamespace(machine=run.machine, peek=peek, task=run.task)
+    view, test_size = SimpleNamespace(size=lambda name: run.compared_on), len(run.task.split("test"))
+    bench = SimpleNamespace(base_figures=run.base, view=view, test_size=test_size)
     base = SimpleNamespace(model=SimpleNamespace(facts=run.facts), seconds=0.0)
     predictor = Predictor(run.machine, run.facts, run.base["latency_ms"].value)
     search = Search(shop, bench, base, run.aim, predictor, None)  # type: ignore[arg-type]
-    search.__dict__["tolerance"] = next((abs(p.offset) for p in run.aim.promises if not p.slice), 0.02)
     search.waiting = [trial.candidate for trial in run.trials.values()]
     spent, paid, total = 0.0, set[str](), run.total
     search.clock = lambda: spent

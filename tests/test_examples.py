@@ -9,6 +9,7 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 PRINTS = {
+    "own_cnn_images": "circle square triangle",
     "own_onnx": "the first points give",
     "own_csv": "setosa virginica",
     "own_keras": "of new images are right",

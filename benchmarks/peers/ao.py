@@ -16,7 +16,8 @@
 
 Its documents quantize the linear layers of an eager module, save its state, and compile the module. The artefact is
 that state, and how to build the module; imported where it is loaded, this script does what they do: build, quantize,
-fill in the state. Layers that it does not know `quantize_` leaves alone without a word.
+fill in the state. Layers that it does not know `quantize_` leaves alone without a word. Where its own
+`should_reduce_range` says that products of 8 bits overflow on this processor, `dynamic` has `reduce_range`.
 """
 
 from __future__ import annotations
@@ -28,12 +29,19 @@ from typing import Any
 
 import torch
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
+from torchao.utils import should_reduce_range
 
-CONFIGS = {"dynamic": Int8DynamicActivationInt8WeightConfig, "weights": Int8WeightOnlyConfig}
 STATE, VARIANT = "quantized.pt", "TORCHAO_VARIANT"
 FREEZING = {"TORCHINDUCTOR_FREEZING": "1"}
 """What torch's documents on int8 with inductor on x86 ask for: weights are packed when compiled."""
 KNOWN = (torch.nn.modules.conv._ConvNd, torch.nn.RNNBase, torch.nn.Embedding)
+
+
+def config(variant: str) -> Any:
+    """Return the documented configuration for this processor."""
+    if variant == "weights":
+        return Int8WeightOnlyConfig()
+    return Int8DynamicActivationInt8WeightConfig(reduce_range=should_reduce_range(torch.device("cpu")))
 
 
 def work(job: Any) -> None:
@@ -43,13 +51,15 @@ def work(job: Any) -> None:
     if not linear:
         raise kit.Unable("torchao quantizes nn.Linear, and this model has none")
     others = sorted({type(layer).__name__ for layer in net.modules() if isinstance(layer, KNOWN)})
-    quantize_(net, CONFIGS[job.variant]())
+    chosen = config(job.variant)
+    quantize_(net, chosen)
     folder = job.folder(job.parts[0])
     shutil.copyfile(part.path / kit.FILES["torch"], folder / kit.FILES["torch"])
     torch.save(net.state_dict(), folder / STATE)
     notes = [f"quantized {len(linear)} linear layers", *([f"left alone: {', '.join(others)}"] if others else [])]
     needs = kit.Needs(["ao"], {VARIANT: job.variant, **FREEZING})
-    job.ship("torch", notes, needs, config=CONFIGS[job.variant].__name__)
+    reduced = getattr(chosen, "reduce_range", False)
+    job.ship("torch", notes, needs, config=type(chosen).__name__, reduce_range=reduced)
 
 
 def load(part: Any, editable: bool = False) -> torch.nn.Module:
@@ -58,7 +68,7 @@ def load(part: Any, editable: bool = False) -> torch.nn.Module:
     if about["edits"]:
         raise ValueError("a base that was changed in structure cannot be built here")
     net = code.build(about["build"])
-    quantize_(net, CONFIGS[os.environ[VARIANT]]())
+    quantize_(net, config(os.environ[VARIANT]))
     net.load_state_dict(torch.load(part.path / STATE, weights_only=True), assign=True)
     return net.eval()
 

@@ -43,7 +43,7 @@ from trimtab.apply import Made, Workshop, set_quiet_threads
 from trimtab.errors import TrimtabError
 from trimtab.measure import Bench, choose_runtime, native_runtimes
 from trimtab.recipe import bind_runtime
-from trimtab.run import onnx_files
+from trimtab.run import onnx_facts, onnx_files
 from trimtab.values.model import Model, Part
 from trimtab.values.store import write_atomically
 from workloads import Workload
@@ -79,6 +79,7 @@ PEERS = {
     "openvino": Peer("ov"),
     "openvino-fp16": Peer("ov", "fp16"),
     "nncf": Peer("ptq", "quantize"),
+    "nncf-overflow": Peer("ptq", "overflow"),
     "nncf-accuracy": Peer("ptq", "accuracy"),
     "neural-compressor": Peer("inc"),
     "olive": Peer("auto", "int8"),
@@ -181,10 +182,16 @@ def adopt(stand: Stand, name: str, peer: Peer, about: dict[str, Any]) -> Entrant
 
 
 def _part(form: str, folder: Path, like: Part) -> Part:
-    folder = folder.resolve()
+    """Return a peer's part: as the base's, but for the bits of an ONNX graph, by which runtimes choose their settings.
+
+    That a graph quantizes as it goes is left out, so that such a one is tried in OpenVINO too.
+    """
+    folder, facts = folder.resolve(), replace(like.facts, format=form)
     if form == "onnx":
         onnx_files.check_external(folder / onnx_files.MODEL)
-    return replace(like, format=form, path=folder, facts=replace(like.facts, format=form))
+        read = onnx_facts.facts(onnx_files.parse(folder / onnx_files.MODEL))
+        facts = replace(facts, weight_bits=read.weight_bits, activation_bits=read.activation_bits)
+    return replace(like, format=form, path=folder, facts=facts)
 
 
 def entrants(stand: Stand) -> Iterator[tuple[Entrant | None, dict[str, Any]]]:

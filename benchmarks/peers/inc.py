@@ -17,7 +17,8 @@
 
 The release has no ONNX any more. As its document "PyTorch static quantization" says: export, prepare, calibrate,
 convert, torch.compile. Both kinds are tried in this order, as its `autotune` would, until the promise's metric has lost
-at most the promised margin on validation data; where none has, the first is shipped.
+at most the promised margin on validation data; where none has, the first is shipped. This path has no setting for
+processors without VNNI; only the one through Intel's extension for torch reduces ranges there.
 """
 
 from __future__ import annotations
@@ -46,12 +47,13 @@ def work(job: kit.Job) -> None:
     convolutions = any(isinstance(layer, torch.nn.modules.conv._ConvNd) for layer in net.modules())
     order = [INT8StaticQuantConfig, DynamicQuantConfig]
     yardstick, tried, first = kit.Yardstick(job), {}, None
+    heard = kit.Heard("neural_compressor")
     for kind in order if convolutions else order[::-1]:
         try:
             program = quantized(job, kit.torch_base(job, "")[0], part, kind())
             tried[kind.__name__] = yardstick.of(kit.torch_answers(program, part))
         except Exception as error:
-            tried[kind.__name__] = f"{type(error).__name__}: {kit.short(error)}"
+            tried[kind.__name__] = kit.told(error, heard.last)
             continue
         first = first or (kind, program)
         if yardstick.keeps(tried[kind.__name__]):
@@ -61,6 +63,7 @@ def work(job: kit.Job) -> None:
         raise kit.Unable("; ".join(f"{name} fails with {why}" for name, why in tried.items()))
     kit.export_torch(first[1], part, job)
     notes = [f"{name}: {value if isinstance(value, str) else f'{value:.4f}'}" for name, value in tried.items()]
+    notes += ["it has no setting for processors without VNNI"] if kit.saturates() else []
     job.ship("torch", notes, kit.Needs(["torchao.quantization.pt2e"], FREEZING), config=first[0].__name__)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import sys
 import time
 import traceback
@@ -33,8 +34,14 @@ FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "torch.json"}
 EXPORTED = "exported.pt2"
 LINE = 300
 """Characters of a reason."""
+FEW, ELSEWHERE = 3, "logs above"
+"""A message of fewer words says little, and one that points elsewhere does."""
+PACKAGES = "site-packages"
 SHARE = 0.9
 """Of the time given: where a tool stops by itself, so that what it has is written."""
+PROCESSOR = Path("/proc/cpuinfo")
+WIDE = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""Instruction sets that add products of 8 bits in 32."""
 
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -118,6 +125,12 @@ class Job:
             raise Unable(f"it wrote no {FILES[form]} for {', '.join(lacks)}")
         about = {"format": form, "notes": list(notes), "needs": asdict(needs or Needs()), "knobs": knobs}
         (self.out / "artefact.json").write_text(json.dumps(about, indent=1, default=str))
+
+
+def saturates() -> bool:
+    """Tell whether products of 8 bits add up in 16 here: x86 with neither VNNI nor AMX."""
+    words = frozenset(PROCESSOR.read_text().split()) if PROCESSOR.is_file() else frozenset()
+    return "avx" in words and not words & WIDE
 
 
 @functools.cache
@@ -225,7 +238,41 @@ def main(work: Callable[[Job], None]) -> None:
         _give_up(job, str(reason))
     except Exception as error:
         traceback.print_exc()
-        _give_up(job, f"it fails with {type(error).__name__}: {short(error)}")
+        _give_up(job, f"it fails with {told(error)}")
+
+
+class Heard(logging.Handler):
+    """Keeps the first line of the last error that a tool's logger wrote."""
+
+    def __init__(self, logger: str) -> None:
+        super().__init__(logging.ERROR)
+        self.last = ""
+        logging.getLogger(logger).addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take in a record."""
+        self.last = record.getMessage().partition("\n")[0]
+
+
+def told(error: Exception, logged: str = "") -> str:
+    """Return an error's kind and message, and where the message says little, the line of the tool that failed.
+
+    In the place of a message that points to the logs stands what was `logged`.
+    """
+    elsewhere = ELSEWHERE in str(error)
+    where = origin(error) if elsewhere or len(str(error).split()) < FEW else ""
+    return f"{type(error).__name__}: {(elsewhere and logged) or short(error)}{where and f' ({where})'}"
+
+
+def origin(error: Exception) -> str:
+    """Return file and line of the innermost frame of the tool's own code; empty where none of it was running.
+
+    The tool is the package of the first frame in site-packages: `torch_pruning/pruner/function.py: assert x == 1`.
+    """
+    frames = [(Path(frame.filename).parts, frame.line) for frame in traceback.extract_tb(error.__traceback__)]
+    inside = [(parts[parts.index(PACKAGES) + 1 :], line) for parts, line in frames if PACKAGES in parts]
+    own = [f"{'/'.join(parts)}: {line}" for parts, line in inside if parts[0] == inside[0][0][0]]
+    return own[-1] if own else ""
 
 
 def short(error: Exception) -> str:

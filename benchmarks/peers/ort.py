@@ -12,7 +12,8 @@
 
 The document advises dynamic quantization for RNNs and transformers and static for CNNs; both are held here for every
 model. It has the graph pre-processed first, transformers optimized first by its transformer tool, QDQ with int8 weights
-and uint8 activations on x86, and `reduce_range` only where the processor lacks VNNI.
+and uint8 activations on x86, and `reduce_range` only where the processor lacks VNNI. A scale for each channel needs
+opset 13; older graphs are converted, and where that fails weights get one scale a tensor.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import kit
 import onnx
+import onnxruntime
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -30,6 +32,9 @@ from onnxruntime.quantization import (
     shape_inference,
 )
 from onnxruntime.transformers.optimizer import optimize_model
+
+PER_CHANNEL = 13
+"""The first opset whose DequantizeLinear takes a scale for each channel."""
 
 
 class Reader(CalibrationDataReader):
@@ -43,9 +48,28 @@ class Reader(CalibrationDataReader):
         return next(self.feeds, None)
 
 
-def prepared(job: kit.Job, part: str, notes: list[str], fuse: bool) -> Path:
+def upgraded(job: kit.Job, part: str, notes: list[str]) -> tuple[Path, bool]:
+    """Return the graph, converted where its opset knows no scale for each channel, and whether it knows one now."""
+    path, target = job.onnx(part), job.out / f"{part}-opset{PER_CHANNEL}.onnx"
+    graph = onnx.load(path)
+    opset = next(each.version for each in graph.opset_import if each.domain in ("", "ai.onnx"))
+    if opset >= PER_CHANNEL:
+        return path, True
+    try:
+        onnx.save(onnx.version_converter.convert_version(graph, PER_CHANNEL), target)
+        onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        notes.append(
+            f"{part}: opset {opset} does not convert to {PER_CHANNEL} ({kit.short(error)}), one scale a tensor"
+        )
+        return path, False
+    notes.append(f"{part}: opset {opset} converted to {PER_CHANNEL}")
+    return target, True
+
+
+def prepared(job: kit.Job, part: str, path: Path, notes: list[str], fuse: bool) -> Path:
     """Return the graph pre-processed; steps that fail on it are left out, as the document advises."""
-    path, target = job.onnx(part), job.out / f"{part}-prepared.onnx"
+    target = job.out / f"{part}-prepared.onnx"
     if fuse:
         optimized = optimize_model(str(path), model_type="bert", num_heads=0, hidden_size=0)
         notes.append(f"{part}: fused {sum(optimized.get_fused_operator_statistics().values())} operators")
@@ -77,19 +101,22 @@ def quantized(job: kit.Job, source: Path, part: str, knobs: dict) -> None:
 
 def work(job: kit.Job) -> None:
     """Quantize every part; a fused graph that cannot be quantized is taken as it was."""
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    knobs = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": "vnni" not in flags}
+    knobs = {"weight_type": QuantType.QInt8, "reduce_range": kit.saturates()}
     notes: list[str] = []
+    per_channel: dict[str, bool] = {}
     for part in job.parts:
+        path, per_channel[part] = upgraded(job, part, notes)
         for fuse in (True, False) if job.kind == "transformer" else (False,):
             try:
-                quantized(job, prepared(job, part, notes, fuse), part, knobs)
+                source = prepared(job, part, path, notes, fuse)
+                quantized(job, source, part, knobs | {"per_channel": per_channel[part]})
                 break
             except Exception as error:
                 if not fuse:
                     raise
                 notes.append(f"{part}: quantizing the fused graph fails ({kit.short(error)}), left unfused")
-    job.ship("onnx", notes, mode=job.variant, per_channel=True, reduce_range=knobs["reduce_range"])
+    every = all(per_channel.values())
+    job.ship("onnx", notes, mode=job.variant, per_channel=every, reduce_range=knobs["reduce_range"])
 
 
 if __name__ == "__main__":

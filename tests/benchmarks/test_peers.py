@@ -2,7 +2,9 @@
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import contest
 import environments
@@ -17,6 +19,7 @@ from environments import Environment, NoEnvironment
 import tabs
 import workloads
 from trimtab.run import onnx_files
+from trimtab.values.model import Model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 HEADER = '# /// script\n# dependencies = [\n#     "numpy==2.4.6",\n# ]\n# ///\n'
@@ -140,6 +143,28 @@ def test_an_environment_that_pip_cannot_fill_is_a_dash(fake, tmp_path, monkeypat
     assert about["dash"].startswith("no environment: pip failed: ERROR: ")
     assert "no-such-package" in about["dash"]
     assert not list((tmp_path / "cache" / "peers").glob("*/ready.json"))
+
+
+@pytest.mark.parametrize(("kind", "offered"), [("Identity", False), ("DynamicQuantizeLinear", True)])
+def test_a_peers_int8_graph_is_tried_with_the_settings_that_ours_is(make_onnx, tmp_path, machine, kind, offered):
+    floats = [("features", "float32", ["batch", 4])], [("output", "float32", ["batch", 4])]
+    like = make_onnx(tmp_path / "base", [("Identity", "features", "output", {})], *floats, {})
+    nodes = {
+        "Identity": [("Identity", "features", "output", {})],
+        "DynamicQuantizeLinear": [
+            ("DynamicQuantizeLinear", "features", "codes scale zero", {}),
+            ("DequantizeLinear", "codes scale zero", "output", {}),
+        ],
+    }
+    made = make_onnx(tmp_path / "peer" / "main", nodes[kind], *floats, {})
+    part = harness._part("onnx", made.path, like)
+    Model({"main": part}).save(tmp_path / "peer")
+    ring = SimpleNamespace(shop=SimpleNamespace(machine=machine))
+    found = list(map(str, contest.choices(contest.Entrant("peer", tmp_path / "peer"), ring)))
+    assert ("onnxruntime(precise_int8=True)" in found) is offered
+    assert "onnxruntime(threads=2)" in found
+    assert any(name.startswith("openvino") for name in found) is bool(find_spec("openvino"))
+    assert part.facts.operations == like.facts.operations
 
 
 def test_headers_are_read_as_the_standard_says(tmp_path):
