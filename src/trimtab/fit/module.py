@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from trimtab.errors import CorruptFile, DataError, Refused, UnknownName, one_line
 from trimtab.fit import code, tensors
 from trimtab.fit.facts import count
+from trimtab.run.lengths import check_lengths
 from trimtab.values.codehash import described
 from trimtab.values.model import Part, Signature, TensorSpec
 from trimtab.values.registry import registry
@@ -170,7 +171,7 @@ def signature(module: nn.Module, view: TaskView) -> Signature:
     """Return what the module takes and gives on this task, found by running it once.
 
     Raises:
-        DataError: the module does not take the task's inputs.
+        DataError: the module does not take the task's inputs, or not as long ones.
     """
     batch = example(view)
     inputs = tuple(_input_spec(name, batch, view) for name in batch.inputs)
@@ -179,6 +180,8 @@ def signature(module: nn.Module, view: TaskView) -> Signature:
         with torch.no_grad():
             outputs = named(module.eval()(*arguments(batch, partial)))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        with torch.no_grad():
+            check_lengths(lambda batch: module(*arguments(batch, partial)), view, truncates=False)
         shown = ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in inputs)
         raise DataError(f"the model does not take the inputs of {view.task.name} ({shown}): {error}") from error
     times = {batch.inputs[s.name].shape[s.shape.index("time")] for s in inputs if "time" in s.shape}
