@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimtab.errors import CorruptFile, DataError, Refused, UnknownName, one_line
+from trimtab.errors import CorruptFile, DataError, Refused, UnknownName
 from trimtab.fit import code, tensors
+from trimtab.fit.exporting import reason
 from trimtab.fit.facts import count
 from trimtab.run.lengths import check_lengths
 from trimtab.values.codehash import described
@@ -293,7 +294,10 @@ def _export(module: nn.Module, folder: Path, signature: Signature, example: Batc
     try:
         program = torch.export.export(module, inputs, dynamic_shapes=shapes)
     except Exception as error:
-        raise Refused(f"torch.export cannot take this module, so no worker can run it: {one_line(error)}") from error
+        raise Refused(
+            f"torch.export cannot take this module, so no worker can run it: {reason(error)}; give it as "
+            "torch:FILE.py:FUNCTION: then torch itself serves it, and it can be pruned and distilled"
+        ) from error
     torch.export.save(program, folder / EXPORTED_FILE)
     return code.file_hash(folder / EXPORTED_FILE)
 
