@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from small_texts import Sentences
 from trimtab import apply as applying
 from trimtab.apply import Workshop, apply_recipe, digest, folder_hash
 from trimtab.errors import DataError, OutputError, RecipeError, Refused, UsageError
@@ -173,6 +174,56 @@ def test_a_pass_that_refuses_says_why_and_leaves_nothing(shop, monkeypatch):
     with pytest.raises(Refused, match="narrow: too thin already"):
         key(shop, "narrow")
     assert Narrow.applied == []
+
+
+def test_a_base_that_does_not_take_the_longest_inputs_is_not_opened(store, make_onnx, tmp_path):
+    """A graph with a table of four places: two sentences have five words, and one of the sealed split has nine."""
+    nodes = [
+        ("Shape", "ids", "shape", {}),
+        ("Gather", "shape one", "length", {"axis": 0}),
+        ("Range", "zero length one", "range", {}),
+        ("Gather", "places range", "chosen", {}),
+        ("Gather", "words ids", "said", {}),
+        ("Add", "said chosen", "sum", {}),
+        ("ReduceMax", "sum", "output", {"axes": [1], "keepdims": 0}),
+    ]
+    constants = {"zero": np.array(0), "one": np.array(1), "places": np.ones((4, 3), np.float32)}
+    constants["words"] = np.ones((3, 3), np.float32)
+    specs = [("ids", "int64", ["batch", "time"])], [("output", "float32", ["batch", 3])]
+    make_onnx(tmp_path / "net", nodes, *specs, constants)
+    ref = f"onnx:{tmp_path}/net/model.onnx"
+    for longest, lengths in ((5, ((3, 5), (4,), (4,))), (9, ((3, 4), (4,), (9,)))):
+        shop = Workshop(Sentences(lengths), store, here())
+        with pytest.raises(DataError, match=rf"up to {longest} long \(ids\).*up to 4 it .* max_length=4"):
+            shop.open(ref)
+    assert Workshop(Sentences(((3, 4), (4,), (4,))), store, here()).open(ref).model.format == "onnx"
+
+
+LONG = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = torch.nn.Embedding(3, 4), torch.nn.Embedding(8, 4)
+
+    def forward(self, ids, mask):
+        return (self.words(ids) + self.places(torch.arange(ids.shape[1]))).sum((1, 2))
+"""
+
+
+@pytest.mark.slow
+def test_a_net_is_not_trained_on_sequences_longer_than_it_takes_unless_they_are_cut(store, tmp_path):
+    pytest.importorskip("torch")
+    (tmp_path / "net.py").write_text(LONG)
+    shop = Workshop(Sentences(((2, 3, 10), (4,), (10,))), store, here())
+    with pytest.raises(DataError, match=r"max_length=8 in the task, or .* MODEL \| truncate"):
+        shop.open(f"torch:{tmp_path}/net.py:Net | train(steps=1)")
+    first = Workshop(Sentences(((10, 10, 3), (4,), (10,))), store, here())
+    with pytest.raises(DataError, match=r"up to 10 long .* max_length=8 in the task$"):
+        first.open(f"torch:{tmp_path}/net.py:Net")
+    made = shop.open(f"torch:{tmp_path}/net.py:Net | truncate(share=0.5) | train(steps=1)")
+    assert made.model.lineage[1:] == ("truncate", "train(steps=1)")
 
 
 def test_a_pass_that_fails_leaves_no_entry(shop, monkeypatch):

@@ -26,6 +26,7 @@ from trimtab.testing import (
     check_source,
     check_task,
 )
+from trimtab.trimmer import Run
 from trimtab.values.registry import KINDS, registry
 from trimtab.values.task import TaskView
 
@@ -146,6 +147,33 @@ def test_everything_in_a_registry_is_described(kind):
     reference = TEXTS["docs/recipes.md"].partition(f"<!-- registry:{kind} -->")[2].partition("<!-- /registry -->")[0]
     mine = {path.stem for path in (ROOT / "src" / "trimtab" / kind).glob("*.py") if path.stem[0] != "_"}
     assert {line[4:] for line in reference.splitlines() if line.startswith("### ")} == mine
+
+
+def keys_of(file: str, function: str) -> set[str]:
+    """Return the keys of the dictionary that a function ends with."""
+    code = ast.parse((ROOT / "src" / "trimtab" / file).read_text())
+    (found,) = [node for node in ast.walk(code) if isinstance(node, ast.FunctionDef) and node.name == function]
+    return {key.value for key in found.body[-1].value.keys}
+
+
+def test_every_key_of_the_documents_is_explained():
+    text = TEXTS["docs/json.md"]
+    rows = text.partition("## `trim` and `report`")[2].partition("## ")[0].splitlines()
+    first = " ".join(row.split("|")[1] for row in rows if row.startswith("| `"))
+    assert set(re.findall(r"`(\w+)`", first)) == keys_of("result.py", "document")
+    (measured,) = [row for row in text.splitlines() if row.startswith("| `measure` |")]
+    assert set(re.findall(r"`(\w+)`", measured.split("|")[2])) == keys_of("measure.py", "measure")
+
+
+def test_every_time_and_every_kind_of_line_on_a_tab_is_explained():
+    text = TEXTS["docs/json.md"]
+    (times,) = [row for row in text.splitlines() if row.startswith("| `times` |")]
+    spent = {f"{name}_s" for name in Run.__dataclass_fields__["seconds"].default_factory()}
+    assert set(re.findall(r"`(\w+)`", times.split("|")[2])) == spent | {"total_s", "other_s"}
+    code = "\n".join(path.read_text() for path in (ROOT / "src" / "trimtab").rglob("*.py"))
+    written = set(re.findall(r"\btab\.append\(\"(\w+)\"", code)) | {"torn"}
+    said = text.partition("Kinds:")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", said)) - {"sentence"} == written
 
 
 def test_every_dependency_is_explained():

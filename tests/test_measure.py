@@ -6,6 +6,7 @@ import pytest
 from trimtab import measure
 from trimtab.apply import Workshop, check_answers
 from trimtab.errors import DataError
+from trimtab.maths.metrics import regression_metrics
 from trimtab.measure import Bench, gains
 from trimtab.meters.energy import Energy
 from trimtab.meters.latency import Latency
@@ -15,6 +16,7 @@ from trimtab.recipe import bind_runtime
 from trimtab.values.figure import Figure
 from trimtab.values.model import Model, Signature, TensorSpec
 from trimtab.values.store import Store
+from trimtab.values.task import Example, Task, TaskView
 
 
 @pytest.fixture
@@ -44,6 +46,36 @@ def test_a_race_that_one_model_gave_no_figure_says_nothing_of_a_gain(bench, monk
         monkeypatch.setattr(Bench, "_race", lambda *words, figures=figures: Race(figures, ({},)))
         costs = bench.against_base(None, None, None)
         assert (costs.base, costs.ratios) == ({"energy_j": read}, {})
+
+
+class Numbers(Task):
+    """The numbers from 0 to 99."""
+
+    name, objective, metrics = "numbers", "mse", regression_metrics()
+
+    def split(self, name):
+        return [Example(str(number), {}, float(number)) for number in range(100)]
+
+    collate = score = None
+
+
+@pytest.mark.parametrize(
+    ("mse", "high", "mae", "fails"),
+    [(833.0, 900.0, None, True), (800.0, 834.0, 26.0, True), (800.0, 833.0, 26.0, False), (900.0, None, 24.0, False)],
+)
+def test_a_regression_that_is_no_better_than_the_mean_is_doubted(bench, mse, high, mae, fails):
+    """The variance of 0 to 99 is 833.25, and they are 25 from their mean, in the mean."""
+    bench.workshop.task = Numbers()
+    bench.view = TaskView(Numbers())
+    bench.base_figures = {"mse": Figure("mse", mse, "squared unit", 0.0, high)}
+    bench.base_figures |= {"mae": Figure("mae", mae, "unit")} if mae else {}
+    doubt = bench.doubt()
+    assert bool(doubt) is fails
+    if fails:
+        assert (
+            f"its mse is {mse:g}, which cannot be told from always answering the mean of the targets (833.2)" in doubt
+        )
+        assert "the unit of the targets" in doubt
 
 
 def test_other_tasks_are_not_doubted(bench):

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -129,8 +130,20 @@ def test_the_cheapest_that_keeps_the_promise_is_certified(finished):
 
 def test_a_confidence_is_said_as_it_was_asked_for():
     said = Judgement("", "", "UNDECIDED", None, 0.0, None, 0.0, 0.0, 0.0, "share", 1, "", more_examples=7)
-    outcome = results.Outcome(request(confidence=0.999), None, [results.Tested(None, (said,), None)], None, False)
+    search = SimpleNamespace(bench=SimpleNamespace(doubt=lambda: ""))
+    outcome = results.Outcome(request(confidence=0.999), search, [results.Tested(None, (said,), None)], None, False)
     assert outcome.sentence().startswith("Undecided at 99.9%:")
+
+
+def test_a_doubt_about_the_base_is_part_of_the_sentence():
+    doubt = "the base does not do its own task: 33.1% are right; a promise is worth as little. Train it first (A | B)"
+    said = []
+    for told in ("", doubt):
+        search = SimpleNamespace(bench=SimpleNamespace(doubt=lambda told=told: told))
+        judgement = Judgement("", "", "UNDECIDED", None, 0.0, None, 0.0, 0.0, 0.0, "share", 1, "")
+        tested = [results.Tested(None, (judgement,), None)]
+        said.append(results.Outcome(request(), search, tested, None, False).sentence())
+    assert said[1] == f"{said[0]} But the base does not do its own task: 33.1% are right; a promise is worth as little."
 
 
 def test_the_bundle_answers_and_carries_its_proof(finished):

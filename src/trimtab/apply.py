@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import itertools
 import json
 import os
 import shutil
@@ -28,6 +29,8 @@ from trimtab import machines
 from trimtab.errors import CorruptFile, DataError, Refused, UsageError
 from trimtab.passes import Context, Pass, Statistics, quiet
 from trimtab.recipe import Recipe, available, bind, check_formats, split_model
+from trimtab.run.lengths import check_lengths
+from trimtab.run.program import drive
 from trimtab.runtimes import Runtime
 from trimtab.sources import Source
 from trimtab.values.codehash import code_hash, described, files_behind
@@ -99,7 +102,10 @@ class Workshop:
         bound = bind(recipe)
         made = self._open_source(ref)
         check_formats(bound, made.model.format)
-        return replace(self.apply(made, bound.passes), runtime=bound.runtime)
+        first = list(itertools.takewhile(lambda step: step.stage != "fit", bound.passes))
+        made = self.apply(made, first)
+        self._check_lengths(made.model)
+        return replace(self.apply(made, bound.passes[len(first) :]), runtime=bound.runtime)
 
     def apply(self, made: Made, passes: Sequence[Pass], base: Made | None = None) -> Made:
         """Run the passes one after the other, taking from the store what is there.
@@ -159,6 +165,12 @@ class Workshop:
         made = self._made(key, build)
         check_answers(made.model, self.task)
         return made
+
+    def _check_lengths(self, model: Model) -> None:
+        """Raise DataError where the model fails on the task's longest inputs, before it is trained or measured."""
+        if model.format in SESSIONS:
+            session = cache(lambda: importlib.import_module(SESSIONS[model.format]).session(model))
+            check_lengths(lambda batch: drive(model, session(), batch.inputs), self.view, model.format == "torch")
 
     def _open_folder(self, folder: Path) -> Made:
         check_links(folder)
@@ -285,6 +297,12 @@ COLLECTORS: Mapping[str, str] = {"torch": "trimtab.fit.statistics", "onnx": "tri
 """Format -> module whose `collect(model, view, kinds, seed, check_time)` gathers the `KINDS` of statistics it names."""
 TIMED = ("time", "milliseconds")
 """Statistics that belong to the machine that this runs on."""
+SESSIONS: Mapping[str, str] = {
+    "torch": "trimtab.fit.program",
+    "onnx": "trimtab.passes._graph",
+    "openvino": "trimtab.runtimes.openvino",
+}
+"""Format -> module whose `session(model)` loads a model in this process."""
 ARRAYS = "arrays.npz"
 SLASH = "|"
 """Stands for "/" in the names of arrays on disk."""

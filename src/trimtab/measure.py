@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from trimtab.apply import Made, Workshop, digest, versions
 from trimtab.errors import RecipeError, Refused, UnknownName
 from trimtab.maths.intervals import clopper_pearson, mean_interval
+from trimtab.maths.metrics import regression_metrics, regression_rows
 from trimtab.maths.roofline import under_the_roof
 from trimtab.meters import Meter, Probe
 from trimtab.race import Race, race
@@ -283,9 +284,21 @@ class Bench:
         return named
 
     def doubt(self) -> str:
-        """Say where the base fails its own task: it cannot be told from one that knows the most frequent class only."""
+        """Say where the base fails its own task: it cannot be told from one that always gives the same answer."""
+        task = self.workshop.task
+        said = self._one_class() if task.objective == "cross_entropy" else self._one_number()
+        if not said:
+            return ""
+        what = "the order of the classes" if task.labels else "the unit of the targets"
+        return (
+            f"the base does not do its own task: {said}; what keeps a promise to it is worth as little. Train it first "
+            f"(MODEL | train(epochs=5)), or see whether inputs and {what} are what it was trained on"
+        )
+
+    def _one_class(self) -> str:
+        """Say where the base's accuracy may be that of the most frequent class."""
         task, found = self.workshop.task, self.base_figures.get("accuracy")
-        if task.objective != "cross_entropy" or found is None:
+        if found is None:
             return ""
         targets = [int(example.target) for example in self.view.split("validation")]
         often = max(set(targets), key=targets.count)
@@ -293,11 +306,25 @@ class Bench:
         if (found.value if found.low is None else found.low) > share:
             return ""
         name = task.labels[often] if often < len(task.labels) else str(often)
-        return (
-            f"the base does not do its own task: {found.value:.1%} of its answers are right, which cannot be told from "
-            f"always answering {name!r} ({share:.1%}); what keeps a promise to it is worth as little. Train it first "
-            "(MODEL | train(epochs=5)), or see whether inputs and the order of the classes are what it was trained on"
-        )
+        right = f"{found.value:.1%} of its answers are right"
+        return f"{right}, which cannot be told from always answering {name!r} ({share:.1%})"
+
+    def _one_number(self) -> str:
+        """Say where every error of a regression may be that of the mean of the targets."""
+        offered, read = self.workshop.task.metrics, self.base_figures
+        known = [metric for metric in regression_metrics() if metric in offered and metric.name in read]
+        if not known:
+            return ""
+        targets = np.array([example.target for example in self.view.split("validation")], dtype=np.float64)
+        rows = regression_rows(np.broadcast_to(targets.mean(axis=0), targets.shape), targets)
+        plain = {metric.name: float(metric.reduce(rows, np.ones((1, len(rows))))[0]) for metric in known}
+        for name, error in plain.items():
+            high = read[name].high
+            if (read[name].value if high is None else high) < error:
+                return ""
+        name = known[0].name
+        off = f"its {name} is {read[name].value:.4g}"
+        return f"{off}, which cannot be told from always answering the mean of the targets ({plain[name]:.4g})"
 
     def costs(self, made: Made, runtime: Runtime, worker: Worker, wanted: Collection[str]) -> dict[str, Figure]:
         """Return the costs that are wanted, noisy ones raced briefly against the base, and those cheap to read."""

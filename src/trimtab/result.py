@@ -120,7 +120,12 @@ class Outcome:
         }
 
     def sentence(self) -> str:
-        """Say the verdict so that a reader needs nothing else."""
+        """Say the verdict so that a reader needs nothing else, and with it what makes it worth little."""
+        doubt = self.search.bench.doubt().partition(" Train it first")[0]
+        return self._said() + (f" But {doubt}" if doubt else "")
+
+    def _said(self) -> str:
+        """Say the verdict alone."""
         sure = f"{100 * self.request.confidence:g}%"
         promise = " and ".join(self.request.promises)
         if self.winner is not None:

@@ -202,6 +202,29 @@ def test_the_outside_world_is_left_as_it_was(view):
     assert module[0].weight.is_contiguous()
 
 
+class Places(nn.Module):
+    """A sum of learnt numbers for words and for their first four places."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = nn.Embedding(3, 1), nn.Embedding(4, 1)
+
+    def forward(self, ids, mask):
+        return (self.words(ids) + self.places(torch.arange(ids.shape[1]))).sum((1, 2))
+
+
+def test_sequences_longer_than_the_net_takes_are_named():
+    from small_texts import Sentences  # the file is also run where `tests` is not on the path
+
+    view = TaskView(Sentences(((3, 5), (4,), (5,))))
+    with pytest.raises(DataError, match=r"up to 5 long \(ids\).*up to 4 it answers them: say max_length=4"):
+        fit(Places(), view, SETTINGS)
+    none = Places()
+    none.places = nn.Embedding(1, 1)
+    with pytest.raises(IndexError, match="out of range"):
+        fit(none, view, SETTINGS)
+
+
 def test_empty_training_data_is_said(view):
     with pytest.raises(DataError, match="train split of small_digits is empty"):
         fit(net(), TaskView(replace(view.task, train=0)), SETTINGS)

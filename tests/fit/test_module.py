@@ -229,6 +229,19 @@ def test_a_live_module_is_rebuilt_here_and_exported_for_others(live, view, monke
         artefact.load(part)
 
 
+class Branching(Local):
+    def forward(self, image):
+        return self.body(image if image.sum() > 0 else -image)
+
+
+def test_a_live_module_that_branches_on_values_is_told_where_and_what_can_be_done(view, tmp_path):
+    key = artefact.register_live(Branching())
+    module, build = artefact.live(artefact.live_build(key)), artefact.live_build(key)
+    said = r"line \d+ of test_module.py decides on values that are known only at run time: .*; give it as torch:FILE.py"
+    with pytest.raises(Refused, match=said):
+        artefact.save(module, tmp_path, artefact.signature(module, view), build, (), artefact.example(view))
+
+
 NOTEBOOK = """
 import torch
 from types import SimpleNamespace

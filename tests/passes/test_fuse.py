@@ -151,6 +151,23 @@ def test_without_attention_there_is_nothing_to_do(tmp_path, view, context, machi
         Fuse().apply(claims, context)
 
 
+def test_heads_are_found_where_tokens_are_int32(view):
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Cast", ["input_ids"], ["numbers"], to=1),
+        helper.make_node("Unsqueeze", ["numbers", "axes"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["weights"]),
+        helper.make_node("MatMul", ["weights", "values"], ["mixed"]),
+    ]
+    axes = onnx.numpy_helper.from_array(np.array([1, 2]), "axes")
+    values = onnx.numpy_helper.from_array(np.ones((2, 10, 4), np.float32), "values")
+    taken = helper.make_tensor_value_info("input_ids", onnx.TensorProto.INT32, ["batch", 10])
+    given = helper.make_tensor_value_info("mixed", onnx.TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "net", [taken], [given], [axes, values])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert module._heads(model, next(view.batches("train", 2))) == (2, 8)
+
+
 def test_a_tool_that_fails_is_named(tmp_path, view, context, monkeypatch):
     def fails(*_, **__):
         raise KeyError("what")

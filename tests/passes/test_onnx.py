@@ -13,6 +13,7 @@ import small_texts
 from trimtab.errors import Refused
 from trimtab.fit import module
 from trimtab.fit.code import code_hash
+from trimtab.fit.exporting import reason
 from trimtab.passes import Context
 from trimtab.passes import _onnx_export as exporters
 from trimtab.passes import onnx as export
@@ -323,7 +324,7 @@ def test_packed_sequences(tmp_path, machine, monkeypatch, unpack):
     ],
 )
 def test_why_an_export_failed_is_said_in_one_line(text, says):
-    said = exporters.reason(ValueError(text))
+    said = reason(ValueError(text))
     assert says in said
     assert "\n" not in said
 

@@ -239,6 +239,20 @@ def test_unknown_operators_and_opsets_are_named(tmp_path):
             onnx_files.load(tmp_path)
 
 
+def test_an_unknown_operator_is_found_inside_branches(tmp_path):
+    branch = helper.make_graph(
+        [helper.make_node("Turn", ["x"], ["z"], domain="acme")],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+    )
+    model = linear(opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("acme", 1)])
+    model.graph.node.append(helper.make_node("If", ["asked"], ["w"], then_branch=branch, else_branch=branch))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(Refused, match=r"acme\.Turn"):
+        onnx_files.load(tmp_path)
+
+
 def layer(kind, inputs, weights, output, **attributes):
     """Return a model of one node whose inputs after the first ones are weights of the shapes given."""
     names = [f"w{i}" for i in range(len(weights))]

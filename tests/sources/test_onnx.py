@@ -7,15 +7,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from trimtab.errors import CorruptFile, DataError, RecipeError, Refused, UnsafeFile
 from trimtab.packages import Parcel
+from trimtab.passes import Context
 from trimtab.passes._graph import Graphs
+from trimtab.passes.simplify import Simplify
 from trimtab.run import onnx_check, onnx_files
+from trimtab.run.onnx_inputs import Inputs
 from trimtab.run.program import drive
 from trimtab.sources import onnx as source
 from trimtab.sources.onnx import OnnxFile, rename
+from trimtab.values.machine import Machine
 from trimtab.values.model import Scan, Single
 from trimtab.values.task import Batch, Example, Task, TaskView
 
 WEIGHT = np.random.default_rng(3).normal(size=(5, 3)).astype(np.float32)
+TABLE = np.random.default_rng(4).normal(size=(9, 3)).astype(np.float32)
 
 
 def write(folder, taken="features", given="output", shape=("batch", 5), kind=TensorProto.FLOAT):
@@ -112,6 +117,70 @@ def test_an_input_that_cannot_fit(tmp_path, toy_view, options, message):
     assert "features float32[batch, 5]" in str(caught.value)
 
 
+class Steps(Task):
+    """Sequences of 3 numbers, of 4 steps each."""
+
+    name = "steps"
+    objective = "none"
+    metrics = ()
+
+    def split(self, name):
+        values = np.random.default_rng(len(name)).normal(size=(6, 4, 3)).astype(np.float32)
+        return [Example(f"{name}{i}", {"sequence": v, "length": np.array(4)}) for i, v in enumerate(values)]
+
+    def collate(self, examples):
+        names = examples[0].inputs
+        return Batch({name: np.stack([one.inputs[name] for one in examples]) for name in names}, None)
+
+    def score(self, outputs, batch):
+        return outputs["output"].reshape(len(batch), -1)
+
+
+class Tokens(Steps):
+    """Five numbers of tokens below 9, as int64."""
+
+    name = "tokens"
+
+    def split(self, name):
+        ids = np.random.default_rng(len(name)).integers(0, 9, (6, 5))
+        return [Example(f"{name}{i}", {"input_ids": row}) for i, row in enumerate(ids)]
+
+
+def words(folder, kind):
+    """Write the mean of the words' rows of a table."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "ids"], ["rows"]),
+            helper.make_node("ReduceMean", ["rows"], ["y"], axes=[1]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("ids", kind, ["batch", "time"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 1, 3])],
+        [numpy_helper.from_array(TABLE, "table")],
+    )
+    path = folder / "words.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_whole_numbers_of_another_width_are_cast_wherever_they_are_fed(tmp_path):
+    view = TaskView(Tokens())
+    model = OnnxFile().open(str(words(tmp_path, TensorProto.INT32)), tmp_path / "to", view)
+    assert model.main.signature.inputs[0].dtype == "int32"
+    batch = next(view.batches("train", 4))
+    found = drive(model, Graphs.of(model), batch.inputs)["output"][:, 0]
+    assert np.allclose(found, TABLE[batch.inputs["input_ids"]].mean(axis=1))
+    assert {feed["input_ids"].dtype for feed in Inputs(model, view).of("main")} == {np.dtype("int32")}
+    after = Simplify().apply(model, Context(view, tmp_path / "scratch", Machine("any", 1)))
+    assert after.main.signature.inputs[0].dtype == "int32"
+
+
+def test_other_types_are_told_how_to_cast(tmp_path):
+    path = str(write(tmp_path, kind=TensorProto.FLOAT, taken="input_ids"))
+    with pytest.raises(DataError, match=r"float32 and int64: .*x\.to\(torch\.float32\); Keras: Input\(dtype='int64'\)"):
+        OnnxFile().open(path, tmp_path / "to", TaskView(Tokens()))
+
+
 def test_more_inputs_than_the_task_has(tmp_path, toy_view):
     proto = onnx.load(write(tmp_path))
     proto.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["batch", 5]))
@@ -153,25 +222,6 @@ def test_a_name_in_use_inside_a_branch_gives_way():
     onnx.checker.check_model(proto, full_check=True)
     session = onnx_check.session(proto.SerializeToString())
     assert session.run(None, {"c": np.array(True), "image": np.ones(2, np.float32)})[0].tolist() == [-1, -1]
-
-
-class Steps(Task):
-    """Sequences of 3 numbers, of 4 steps each."""
-
-    name = "steps"
-    objective = "none"
-    metrics = ()
-
-    def split(self, name):
-        values = np.random.default_rng(len(name)).normal(size=(6, 4, 3)).astype(np.float32)
-        return [Example(f"{name}{i}", {"sequence": v, "length": np.array(4)}) for i, v in enumerate(values)]
-
-    def collate(self, examples):
-        names = examples[0].inputs
-        return Batch({name: np.stack([one.inputs[name] for one in examples]) for name in names}, None)
-
-    def score(self, outputs, batch):
-        return outputs["output"].reshape(len(batch), -1)
 
 
 STEPS = TaskView(Steps())

@@ -88,5 +88,13 @@ def test_inputs_that_the_task_does_not_give_are_named(folder, tmp_path):
         OpenVinoFile().open(str(tmp_path / "other.xml"), tmp_path / "to", TaskView(Toy(features=5)))
 
 
+def test_an_input_of_another_type_is_told_how_to_cast(make_onnx, toy_view, tmp_path):
+    specs = [("features", "int64", ["batch", 5])], [("output", "float32", ["batch", 5])]
+    part = make_onnx(tmp_path / "onnx", [("Cast", "features", "output", {"to": 1})], *specs, {})
+    openvino.save_model(openvino.Core().read_model(part.path / "model.onnx"), tmp_path / "whole.xml")
+    with pytest.raises(DataError, match="int64 and float32: give the model an input of float32"):
+        OpenVinoFile().open(str(tmp_path / "whole.xml"), tmp_path / "to", toy_view)
+
+
 def test_its_references_are_written_in_recipes():
     assert Step.parse("openvino(static=True)").build(OpenVino) == OpenVino(static=True)

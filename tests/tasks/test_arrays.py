@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from trimtab.errors import DataError
+from trimtab.run.frontend import prepare
 from trimtab.tasks.arrays import Arrays
 from trimtab.values.task import SPLITS
 
@@ -29,6 +30,16 @@ def test_inputs_keep_their_names_and_take_a_models_types(tmp_path):
     }
     assert inputs["image"].max() == 1
     assert task.labels == ("0", "1")
+
+
+@pytest.mark.parametrize(("scale", "highest"), [(True, 1), (False, 255)])
+def test_bytes_are_scaled_unless_the_model_takes_them_as_they_are(tmp_path, scale, highest):
+    pixels = np.full((COUNT, 1, 2, 2), 255, np.uint8)
+    task = Arrays(saved(tmp_path, image=pixels, target=Y), scale=scale)
+    image = task.split("train")[0].inputs["image"]
+    assert (image.dtype.name, image.max()) == ("float32", highest)
+    raw = {"image": pixels[:1].astype(np.float64)}
+    assert prepare(task.frontend(), raw)["image"].max() == highest
 
 
 def test_everything_known_of_a_row_has_its_name(tmp_path):

@@ -82,3 +82,19 @@ def test_what_is_malformed_is_one_clear_line(folder, place, value, said):
     change(folder, place, value)
     with pytest.raises(CorruptFile, match=said):
         Model.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "fits"),
+    [
+        ("int32", "int64", True),
+        ("int64", "int32", True),
+        ("int32", "uint8", True),
+        ("float32", "float32", True),
+        ("int8", "int64", False),
+        ("float32", "int64", False),
+        ("int64", "float32", False),
+    ],
+)
+def test_only_whole_numbers_of_another_width_are_cast(wanted, given, fits):
+    assert (TensorSpec("x", wanted, ("batch",)).mistyped(given) == "") == fits

@@ -28,6 +28,7 @@ from trimtab.fit.order import Order, mix
 from trimtab.fit.program import Net
 from trimtab.fit.settings import Report, Settings, Surroundings, rate
 from trimtab.fit.teacher import TOGETHER, Teacher, valid
+from trimtab.run.lengths import check_lengths
 from trimtab.values.model import Single
 from trimtab.values.task import Batch, Metric, Split, TaskView
 
@@ -53,14 +54,19 @@ def fit(
     """Train `module`, a `Net` or one torch module, in place on the view's train split; it is left in eval mode.
 
     Raises:
-        DataError: an empty split, or an objective without a loss.
+        DataError: an empty split, an objective without a loss, or inputs longer than the model takes.
         Refused: the loss became infinite or not a number.
         TimeoutError: past the deadline; the checkpoint in `around.keep` takes the same call to the same end.
     """
     around = around or Surroundings()
     with checkpoint.seeded(around.seed, _threads(teacher or module, settings, around)), sound_kernels(module):
         settings = settled(settings, module, recovering=teacher is not None)
-        return _Training(Net.of(module), view, settings, around, teacher).run()
+        net = Net.of(module)
+        try:
+            return _Training(net, view, settings, around, teacher).run()
+        except IndexError:
+            check_lengths(net.eval().answer, view, truncates=True)
+            raise
 
 
 def step_time(module: nn.Module, view: TaskView, settings: Settings, around: Surroundings) -> float:

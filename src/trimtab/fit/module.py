@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimtab.errors import CorruptFile, DataError, Refused, UnknownName, one_line
+from trimtab.errors import CorruptFile, DataError, Refused, UnknownName
 from trimtab.fit import code, tensors
+from trimtab.fit.exporting import reason
 from trimtab.fit.facts import count
+from trimtab.run.lengths import check_lengths
 from trimtab.values.codehash import described
 from trimtab.values.model import Part, Signature, TensorSpec
 from trimtab.values.registry import registry
@@ -170,7 +172,7 @@ def signature(module: nn.Module, view: TaskView) -> Signature:
     """Return what the module takes and gives on this task, found by running it once.
 
     Raises:
-        DataError: the module does not take the task's inputs.
+        DataError: the module does not take the task's inputs, or not as long ones.
     """
     batch = example(view)
     inputs = tuple(_input_spec(name, batch, view) for name in batch.inputs)
@@ -179,6 +181,8 @@ def signature(module: nn.Module, view: TaskView) -> Signature:
         with torch.no_grad():
             outputs = named(module.eval()(*arguments(batch, partial)))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        with torch.no_grad():
+            check_lengths(lambda batch: module(*arguments(batch, partial)), view, truncates=False)
         shown = ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in inputs)
         raise DataError(f"the model does not take the inputs of {view.task.name} ({shown}): {error}") from error
     times = {batch.inputs[s.name].shape[s.shape.index("time")] for s in inputs if "time" in s.shape}
@@ -290,7 +294,10 @@ def _export(module: nn.Module, folder: Path, signature: Signature, example: Batc
     try:
         program = torch.export.export(module, inputs, dynamic_shapes=shapes)
     except Exception as error:
-        raise Refused(f"torch.export cannot take this module, so no worker can run it: {one_line(error)}") from error
+        raise Refused(
+            f"torch.export cannot take this module, so no worker can run it: {reason(error)}; give it as "
+            "torch:FILE.py:FUNCTION: then torch itself serves it, and it can be pruned and distilled"
+        ) from error
     torch.export.save(program, folder / EXPORTED_FILE)
     return code.file_hash(folder / EXPORTED_FILE)
 

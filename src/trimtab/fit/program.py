@@ -22,6 +22,7 @@ from trimtab.fit import module as artefact
 from trimtab.run.program import drive
 from trimtab.values.facts import Facts
 from trimtab.values.model import Greedy, Model, Part, Scan, Signature, Single
+from trimtab.values.session import Session
 from trimtab.values.task import Batch, TaskView
 
 Tensors = dict[str, Tensor]
@@ -101,6 +102,11 @@ class _Session:
         arguments = (torch.from_numpy(np.array(inputs[spec.name])) for spec in signature.inputs)
         result = net.parts[net.names.index(part)](*(_laid_out(argument) for argument in arguments))
         return {name: value.numpy() for name, value in by_name(result, signature).items()}
+
+
+def session(model: Model) -> Session:
+    """Load a model's modules in this process."""
+    return _Session(Net.load(model).eval())
 
 
 def unfit(model: Model) -> str | None:

@@ -16,7 +16,7 @@ from trimtab.run import onnx_check, onnx_facts, onnx_files
 from trimtab.run.onnx_guard import guarded
 from trimtab.run.program import drive
 from trimtab.values.model import Model, Part, Scan, Single
-from trimtab.values.session import Arrays
+from trimtab.values.session import Arrays, Session
 from trimtab.values.task import Batch, TaskView
 
 SEEN = 256
@@ -132,6 +132,11 @@ class Graphs:
         """Return the part's outputs by name."""
         names = [value.name for value in self.sessions[part].get_outputs()]
         return dict(zip(names, self.sessions[part].run(names, dict(inputs)), strict=True))
+
+
+def session(model: Model) -> Session:
+    """Load a model's graphs in this process."""
+    return Graphs.of(model)
 
 
 class _Watched(Mapping[str, NDArray[Any]]):

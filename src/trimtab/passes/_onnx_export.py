@@ -7,10 +7,8 @@ that this run took and says so in a warning only: here it is an error, unless a 
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from trimtab.errors import Refused
+from trimtab.fit.exporting import INSIDE, place_of
 from trimtab.fit.program import by_name
 from trimtab.run import onnx_check, onnx_facts
 from trimtab.values.model import Signature
@@ -28,14 +27,6 @@ from trimtab.values.model import Signature
 EXPORTERS = ("dynamo", "torchscript")
 FOLDED, GROWTH = 2**28, 1.2
 """Numbers in the largest constant that is folded; how much larger that may make the whole file."""
-PACKED = "_M_range_check"
-"""What the older exporter says of a packed sequence whose outputs are never unpacked."""
-UNKNOWN = re.compile(
-    r"(?:No ONNX function found for <OpOverload\(op='|unrecognized namespace |Exporting the operator ')([\w:.]+)"
-)
-PLACE = re.compile(r'File "([^"]+)", line (\d+), in \w+\n\s+(\S[^\n]*)')
-SUMMARY = re.compile(r"## Exception summary\s+(?:⬆️\s*)?<class '[^']*'>: ([^\n]+)")
-INSIDE = ("site-packages", "dist-packages")
 
 
 def export(exporter: str, module: nn.Module, given: Sequence[Tensor], signature: Signature, opset: int) -> Any:
@@ -102,7 +93,7 @@ def _check_branches(said: Sequence[warnings.WarningMessage]) -> None:
     """Raise Refused where code that is no library's made a tensor a Python value: one branch alone was written down."""
     for one in said:
         if "to a Python" in str(one.message) and not any(place in one.filename for place in INSIDE):
-            raise Refused(f"{_place(one.filename, one.lineno)} decides on values that are known only at run time")
+            raise Refused(f"{place_of(one.filename, one.lineno)} decides on values that are known only at run time")
 
 
 def tidy(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -122,25 +113,3 @@ def tidy(proto: onnx.ModelProto) -> onnx.ModelProto:
             thing.ClearField("doc_string")
     proto.ClearField("metadata_props")
     return proto
-
-
-def reason(error: Exception) -> str:
-    """Return why an exporter failed, in one line: the operator or the line of code at fault, where it can be told."""
-    text = str(error)
-    if PACKED in text:
-        return "a packed sequence is never unpacked: read its last valid step from pad_packed_sequence(...)"
-    unknown = UNKNOWN.search(text)
-    if unknown:
-        return f"the operator {unknown[1].rstrip('.')} has no form in ONNX"
-    if "data-dependent" in text:
-        places = [found for found in PLACE.findall(text) if not any(inside in found[0] for inside in INSIDE)]
-        if places:
-            file, line, code = places[-1]
-            return f"{_place(file, line)} decides on values that are known only at run time: {code}"
-    summary = SUMMARY.search(text)
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
-    return (summary[1] if summary else lines[0])[:200]
-
-
-def _place(file: str, line: int | str) -> str:
-    return f"line {line} of {Path(file).name}"

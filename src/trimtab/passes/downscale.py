@@ -144,7 +144,7 @@ def _by_onnx(settings: Downscale, model: Model, context: Context, batch: Batch, 
     """Return the ONNX part with the resize in its graph."""
     part, (whole, smaller) = model.main, known
     name, proto = next(iter(model.parts)), onnx_files.load(part)
-    given = {spec.name: batch.inputs[spec.name] for spec in part.signature.inputs}
+    given = {spec.name: np.asarray(batch.inputs[spec.name], spec.dtype) for spec in part.signature.inputs}
     names = [spec.name for spec in part.signature.outputs]
     try:
         found = onnx_check.session(resized(proto, smaller, {}).SerializeToString()).run(names, given)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import onnx
 from onnxruntime.transformers import optimizer
 from onnxruntime.transformers.fusion_options import FusionOptions
@@ -121,9 +122,11 @@ def _heads(model: onnx.ModelProto, batch: Batch) -> tuple[int, int]:
     """
     weights = {node.output[0] for node in model.graph.node if node.op_type == "Softmax"}
     products = [n.output[0] for n in model.graph.node if n.op_type == "MatMul" and n.input[0] in weights]
-    inputs = {value.name: batch.inputs.get(value.name) for value in model.graph.input}
-    if not products or any(array is None for array in inputs.values()):
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    if not products or set(kinds) - set(batch.inputs):
         return 0, 0
+    types = {name: onnx.helper.tensor_dtype_to_np_dtype(kind) for name, kind in kinds.items()}
+    inputs = {name: np.asarray(batch.inputs[name], dtype) for name, dtype in types.items()}
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.append(onnx.ValueInfoProto(name=products[0]))

@@ -20,9 +20,10 @@ from torch import nn
 
 from trimtab.errors import Refused
 from trimtab.fit import module as artefact
+from trimtab.fit.exporting import reason
 from trimtab.fit.program import by_name
 from trimtab.passes import Context, Pass, Stage
-from trimtab.passes._onnx_export import EXPORTERS, export, reason
+from trimtab.passes._onnx_export import EXPORTERS, export
 from trimtab.passes._turn import rows_last
 from trimtab.run import onnx_check, onnx_files
 from trimtab.run.program import drive
@@ -40,7 +41,7 @@ SEARCHED = 256
 UNSURE = 2.0
 """A threshold that no probability reaches: every stage of a cascade is asked."""
 REMEDY = (
-    "Without ONNX it can still be served by torch, with other threads, and pruned, distilled or quantized there; "
+    "Without ONNX it can still be served by torch, with other threads, and pruned or distilled there; "
     "or mend the code so that it has tensors only (torch.where, masks)"
 )
 

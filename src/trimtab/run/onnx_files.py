@@ -20,7 +20,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from trimtab.errors import CorruptFile, Refused, UnsafeFile
-from trimtab.run.onnx_facts import facts, tensors_of
+from trimtab.run.onnx_facts import facts, graphs_of, tensors_of
 from trimtab.values.model import Part, Signature, TensorSpec
 
 __all__ = ["MODEL", "check_external", "facts", "load", "save", "signature"]
@@ -148,8 +148,8 @@ def _likeness(data: bytes) -> str:
 
 def _check_domains(model: onnx.ModelProto, path: Path) -> None:
     own = {function.domain for function in model.functions}
-    graphs = [model.graph.node, *(function.node for function in model.functions)]
-    strange = sorted({f"{n.domain}.{n.op_type}" for nodes in graphs for n in nodes if n.domain not in DOMAINS | own})
+    nodes = (node for graph in graphs_of(model) for node in graph.node)
+    strange = sorted({f"{node.domain}.{node.op_type}" for node in nodes if node.domain not in DOMAINS | own})
     if strange:
         raise Refused(
             f"{path.name} uses custom operators that no runtime here has: {', '.join(strange[:5])}; export it with "

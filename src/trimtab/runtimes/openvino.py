@@ -105,6 +105,11 @@ class OpenVino(Runtime):
         return core.compile_model(network, "CPU", settings).create_infer_request()
 
 
+def session(model: Model) -> Session:
+    """Load a model's networks in this process, with settings that hold anywhere."""
+    return OpenVino().load(model, Machine("here", 1))
+
+
 def _only_batch(part: Part) -> bool:
     """Whether the batch axis, in front, is free, and no other axis is."""
     shapes = [spec.shape for spec in part.signature.inputs]

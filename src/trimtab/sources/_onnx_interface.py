@@ -207,7 +207,7 @@ def _misfit(spec: TensorSpec, array: NDArray[Any], steps: bool) -> str:
         sizes, wanted = sizes[1:], wanted[1:]
     if len(wanted) != len(sizes):
         return f"an example has {len(sizes)} axes besides the batch, the model wants {len(wanted)}"
-    if spec.dtype != str(array.dtype):
-        return f"the types differ, {spec.dtype} and {array.dtype}"
+    if mistyped := spec.mistyped(str(array.dtype)):
+        return mistyped
     pairs = zip(wanted, sizes, strict=True)
     return "" if all(isinstance(n, str) or n == size for n, size in pairs) else "the sizes differ"

@@ -95,11 +95,12 @@ def _check(signature: Signature, task: TaskView) -> None:
     given = task.split("train")[0].inputs
     for spec in signature.inputs:
         array = given.get(spec.name)
-        if array is None or spec.dtype != str(array.dtype) or len(spec.shape) != array.ndim + 1:
+        mistyped = "" if array is None else spec.mistyped(str(array.dtype))
+        if array is None or mistyped or len(spec.shape) != array.ndim + 1:
             has = ", ".join(f"{name} {a.dtype} with {a.ndim + 1} axes" for name, a in given.items())
             raise DataError(
                 f"the model takes {spec.name} {spec.dtype} with {len(spec.shape)} axes, {task.task.name} gives {has}; "
-                "name the inputs alike when the model is converted"
+                f"{mistyped or 'name the inputs alike when the model is converted'}"
             )
 
 

@@ -2,7 +2,7 @@
 
 `target`; `id`; `cluster`; `slice_NAME`; `labels` (one name a class); `split_train`, `split_validation`, `split_test`
 (row numbers). Every other array is an input. Without `target` the only metric is agreement with the base.
-Numbers become float32, whole numbers int64, bytes (uint8) are pixels: float32 in 0..1.
+Numbers become float32, whole numbers int64, bytes (uint8) are pixels: float32 in 0..1, or with `scale=False` in 0..255.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ OTHERS = ("target", "id", "cluster", "labels", *(f"split_{name}" for name in SPL
 
 @dataclass(frozen=True)
 class Arrays(Labelled):
-    """A classification or regression on the arrays of an .npz file."""
+    """A classification or regression on the arrays of an .npz file; bytes (uint8) are pixels, float32 in 0..1."""
 
     path: str = ""
     """An `.npz` file."""
     kind: str = ""
     """`classification` or `regression`; by default text and whole numbers are classes, other numbers are not."""
+    scale: bool = True
+    """Divide bytes by 255; `False` leaves them in 0..255, still float32, for a net that was trained so."""
 
     def read(self) -> Data:
         """Read the arrays; those with Python objects in them are refused."""
@@ -50,7 +52,7 @@ class Arrays(Labelled):
             clusters=arrays["cluster"].astype(str) if "cluster" in arrays else None,
             slices={name[6:]: array.astype(str) for name, array in arrays.items() if name[:6] == "slice_"},
             given=given(arrays, count),
-            fit=lambda train: tuple(_step(name, array) for name, array in train.items()),
+            fit=lambda train: tuple(_step(name, array, self.scale) for name, array in train.items()),
         )
         return data if "target" not in arrays else self._targeted(data, arrays)
 
@@ -104,7 +106,9 @@ def shapes(arrays: dict[str, Array]) -> str:
     return ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
 
 
-def _step(name: str, array: Array) -> Step:
-    if array.dtype == np.uint8:
+def _step(name: str, array: Array, scale: bool) -> Step:
+    pixels = array.dtype == np.uint8
+    if pixels and scale:
         return {"op": "scale", "input": name, "by": 1 / 255}
-    return {"op": "cast", "input": name, "dtype": "int64" if array.dtype.kind in "iub" else "float32"}
+    whole = array.dtype.kind in "iub" and not pixels
+    return {"op": "cast", "input": name, "dtype": "int64" if whole else "float32"}

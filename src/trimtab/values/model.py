@@ -17,6 +17,8 @@ from trimtab.errors import CorruptFile
 from trimtab.values.facts import Facts
 
 MODEL_FILE = "model.json"
+WHOLE = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16"})
+"""Types whose numbers int32 and int64 take; the numbers of tokens and classes stay far below their ends."""
 T = TypeVar("T")
 
 
@@ -27,6 +29,16 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+
+    def mistyped(self, dtype: str) -> str:
+        """Say why arrays of a type cannot be fed here, and how to cast; empty where the driver casts them itself."""
+        if self.dtype == dtype or (dtype in WHOLE and self.dtype in ("int32", "int64")):
+            return ""
+        return (
+            f"the types differ, {self.dtype} and {dtype}: give the model an input of {dtype} and cast inside (torch: "
+            f"x.to(torch.{self.dtype}); Keras: Input(dtype='{dtype}')), or cast in a task of your own: "
+            f"array.astype('{self.dtype}')"
+        )
 
 
 @dataclass(frozen=True)

@@ -199,10 +199,15 @@ class TaskView:
     def largest(self, name: str) -> int:
         """Return the largest number of an input in any split, at least 0: a table of ids needs a row for each.
 
-        It and `size` are all that is told of a sealed split.
+        It, `lengths` and `size` are all that is told of a sealed split.
         """
         found = (example.inputs[name].max(initial=0) for split in SPLITS for example in self.task.split(split))
         return max(map(int, found), default=0)
+
+    def lengths(self, name: str, split: Split) -> list[int]:
+        """Return the length of an input's first axis in each example of a split, sealed or not."""
+        examples = self.split(split) if split in self.allowed else self.task.split(split)
+        return [len(example.inputs[name]) for example in examples]
 
     def batches(self, name: Split, size: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield the split in order, in batches of at most `size` examples, `limit` examples in all."""
