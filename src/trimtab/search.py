@@ -230,11 +230,13 @@ class Search:
         """Have the workers make the likeliest structures at once, if the next candidate's is not in the store yet."""
         if not self._unmade(best[0]):
             return
-        unmade = {one.structure: one for one in reversed(best) if self._unmade(one)}
-        wanted = [unmade[structure] for structure in [*reversed(unmade)][: crew.size]]
-        self.tell(self, f"made at once: {'; '.join(one.structure for one in wanted)}")
-        patience = PATIENCE * max(self.expected_seconds(one) for one in wanted)
-        crew.make([one.structure for one in wanted], min(patience, deadline - time.monotonic()))
+        wanted: dict[str, Candidate] = {}
+        for one in best:
+            if len(wanted) < crew.size and one.structure not in wanted and self._unmade(one):
+                wanted[one.structure] = one
+        self.tell(self, f"made at once: {'; '.join(wanted)}")
+        patience = PATIENCE * max(self.expected_seconds(one) for one in wanted.values())
+        crew.make([*wanted], min(patience, deadline - time.monotonic()))
 
     def _unmade(self, candidate: Candidate) -> bool:
         trained = fitted(candidate.bound.passes)
