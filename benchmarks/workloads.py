@@ -121,7 +121,7 @@ WORKLOADS = {
             "hf:minilm-l6 | train(epochs=2, batch=16, lr=0.0002)",
             "newsgroups(max_length=256, test=2000)",
             ("accuracy >= base - 0.01",),
-            within="8m",
+            within="15m",
             small=("hf:minilm-l6 | train(steps=1, batch=4)", "newsgroups(max_length=16)", ""),
         ),
         Workload(

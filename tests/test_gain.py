@@ -18,8 +18,8 @@ def stops(start: str, end: str) -> list[tuple[str, str]]:
 def test_one_choice_after_the_other():
     assert stops("torch", FULL) == [
         ("base", "@ torch"),
-        ("runtime", "onnx @ onnxruntime(level='basic')"),
-        ("threads", "onnx @ onnxruntime(threads=2, level='basic')"),
+        ("runtime", "onnx @ onnxruntime"),
+        ("threads", "onnx @ onnxruntime(threads=2)"),
         ("precision", "onnx | quantize @ onnxruntime(threads=2, level='basic')"),
         ("structure", FULL),
     ]
@@ -38,7 +38,7 @@ def test_what_does_not_change_has_no_stop():
     ]
 
 
-def test_settings_go_with_the_runtime_and_numbers_with_precision():
+def test_settings_of_pace_go_with_the_runtime_and_others_with_precision():
     assert stops("onnxruntime", "simplify @ openvino(threads=2, static=True, precision='bf16')") == [
         ("base", "@ onnxruntime"),
         ("runtime", "simplify @ openvino(static=True)"),

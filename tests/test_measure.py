@@ -138,3 +138,21 @@ def test_rows_of_a_part_are_taken_from_those_of_the_whole(toy_view, machine, tmp
     with part:
         assert np.array_equal(part.base_rows("validation"), rows[places])
         assert part._base_worker is None, "nothing is scored again"
+
+
+def test_another_pace_does_not_score_validation_again_but_the_sealed_split(toy_view, machine, tmp_path, monkeypatch):
+    workshop, scored = Workshop(toy_view.task, Store(tmp_path), machine), []
+    made = workshop.open("null:linear")
+    plain = measure.score_rows
+
+    def score(session, view, split, stop):
+        scored.append(split)
+        return plain(session, view, split, stop)
+
+    monkeypatch.setattr(measure, "score_rows", score)
+    with Bench(workshop, made, bind_runtime("null")) as bench:
+        bench.unseal()
+        for runtime in ("null", "null(threads=2)", "null(delay_ms=0.01)"):
+            for split in ("validation", "test"):
+                bench.rows(made, None, bind_runtime(runtime), split)
+    assert scored == ["validation", "test", "test", "validation", "test"]

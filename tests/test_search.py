@@ -92,6 +92,16 @@ def search(*trials: Trial, limits: tuple[str, ...] = (), higher=False) -> Search
     return Search(SimpleNamespace(task=TASK), bench, None, aim, None, None, trials=list(trials))
 
 
+def test_what_was_scored_at_another_pace_is_quicker_to_measure():
+    seen, same, other = (
+        Candidate(Bound((), bind(f"@ null({setting})").runtime), FACTS)
+        for setting in ("threads=1", "threads=2", "delay_ms=1")
+    )
+    found = search(replace(trial(20.0, 0.9), candidate=seen))
+    found.bench.view = SimpleNamespace(size=lambda split: 500)
+    assert found._measuring(other, 20.0) - found._measuring(same, 20.0) == pytest.approx(10.0), "500 calls of 20 ms"
+
+
 @given(st.lists(st.tuples(st.floats(0.1, 20), st.floats(0, 1)), max_size=12))
 def test_the_walk_goes_from_mild_to_bold(points):
     walk = search(*(trial(*point) for point in points)).walk_order()

@@ -47,6 +47,12 @@ class Candidate:
         return " | ".join(map(str, fitted(self.bound.passes)))
 
     @cached_property
+    def answers(self) -> str:
+        """What candidates share that give the same answers, each at its own pace."""
+        runtime = self.bound.runtime
+        return f"{self.steps} @ {runtime.answering if runtime else ''}"
+
+    @cached_property
     def steps(self) -> str:
         """All steps: what candidates that differ in their runtime alone share."""
         return " | ".join(str(step) for step in self.bound.passes)

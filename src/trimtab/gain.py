@@ -47,7 +47,7 @@ def ladder(start: Runtime, end: Bound) -> list[Rung]:
     export = tuple(step for step in end.passes if _converts(step))
     precise = tuple(step for step in end.passes if _converts(step) or step.stage == "precision")
     exact: dict[str, Any] = {
-        setting.name: setting.default for setting in fields(end.runtime) if setting.name in end.runtime.numerics
+        setting.name: setting.default for setting in fields(end.runtime) if setting.name not in end.runtime.paces
     }
     plain = replace(end.runtime, **exact)
     stops: list[tuple[str, tuple[Pass, ...], Runtime]] = [

@@ -220,12 +220,14 @@ class Bench:
     ) -> tuple[Floats, str]:
         """Return the score rows of a split, and the sentence of `stop` where it ended the scoring early.
 
-        Complete rows are kept in the store under the model, the runtime, its libraries and the examples scored.
+        Complete rows are kept in the store under the model, the runtime, its libraries and the examples scored. On
+        validation settings that change the pace alone share theirs; on the sealed split the very setting is asked.
         """
         shop, places = self.workshop, self.view.drawn.get(split)
         libraries = versions(("trimtab", *runtime.libraries))
         machine = (shop.machine.cpu, shop.machine.isa)  # int8 answers differ between kinds of processor
-        about = ("rows", made.key, str(runtime), libraries, machine, shop.fingerprint(split), shop.task_code)
+        asked = runtime.answering if split == "validation" else runtime
+        about = ("rows", made.key, str(asked), libraries, machine, shop.fingerprint(split), shop.task_code)
         whole = digest(*about)
         key = whole if places is None else digest(*about, places)
         if found := shop.store.get(key):

@@ -220,10 +220,10 @@ class Search:
             gain = self.expected_gain(candidate, bars)
             if gain <= WORTH_TRYING:
                 continue
-            if candidate.steps not in times:
-                times[candidate.steps] = self.expected_seconds(candidate)
-            if times[candidate.steps] <= seconds_left:
-                scored.append((gain / times[candidate.steps] ** left, candidate))
+            if candidate.answers not in times:
+                times[candidate.answers] = self.expected_seconds(candidate)
+            if times[candidate.answers] <= seconds_left:
+                scored.append((gain / times[candidate.answers] ** left, candidate))
         return [*self.first, *(candidate for _, candidate in sorted(scored, key=lambda pair: -pair[0]))]
 
     def _make_ahead(self, crew: Crew, best: Sequence[Candidate], deadline: float) -> None:
@@ -321,9 +321,14 @@ class Search:
         return GUESS_SECONDS[step.stage] if told is None else max(told * pace, 0.1)
 
     def _measuring(self, candidate: Candidate, latency_ms: float) -> float:
-        """Return the time to load the model, to score the validation split, and to race it."""
+        """Return the time to load the model, to score the validation split unless that was done, and to race it."""
         loading = candidate.bound.runtime.loading_s if candidate.bound.runtime else 0.0
-        return loading + self.bench.view.size("validation") * latency_ms / 1e3
+        scored = 0 if self._answered(candidate) else self.bench.view.size("validation")
+        return loading + scored * latency_ms / 1e3
+
+    def _answered(self, candidate: Candidate) -> bool:
+        """Tell whether another measured candidate gave the same answers."""
+        return any(one.status == "measured" and one.candidate.answers == candidate.answers for one in self.trials)
 
     def _corrected(self, step: Pass | None, guess: float) -> float:
         """Return a guess times what guesses about the like were off by so far; None: about measuring.
@@ -487,6 +492,9 @@ class Search:
 
     def _take(self, trial: Trial) -> None:
         name = trial.candidate.name
+        if trial.status == "measured" and trial.measured_seconds and not self._answered(trial.candidate):
+            guess = self._measuring(trial.candidate, trial.figures["latency_ms"].value)
+            self.slowness.setdefault(MEASURING, []).append(trial.measured_seconds / guess)
         spent = sum(one.trained_seconds for one in self.trials if one.candidate.name == name)  # before it was put off
         trial = replace(trial, trained_seconds=trial.trained_seconds + spent)
         self.trials = [*(one for one in self.trials if one.candidate.name != name), trial]
@@ -494,9 +502,6 @@ class Search:
             self._refuse_alike(trial)
         for queue in (self.first, self.waiting):
             queue[:] = [candidate for candidate in queue if candidate.name != name]
-        if trial.status == "measured" and trial.measured_seconds:
-            guess = self._measuring(trial.candidate, trial.figures["latency_ms"].value)
-            self.slowness.setdefault(MEASURING, []).append(trial.measured_seconds / guess)
         binding = [one for one in trial.judgements if one.promise == self._binding[1]]
         seen = sealed_error(binding, 1.0, self.aim.confidence)
         if seen:

@@ -19,6 +19,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 }
 """Kinds of layer that each method finds a kernel for."""
 RECURRENT = ("lstm", "gru", "rnn")
+RATE = 1e10
+"""Multiply-accumulates a second at which one core runs a graph to look at its layers."""
 LEAST_SHARE = 0.2
 """Of a net's work, below which a method is not worth trying."""
 
@@ -53,6 +55,11 @@ def saturates(machine: Machine) -> bool:
     """Tell whether 8-bit products add up in 16 bits: x86 with neither VNNI nor AMX."""
     x86 = any(name.startswith("avx") for name in machine.isa)
     return x86 and not any("vnni" in name or name.startswith("amx_int8") for name in machine.isa)
+
+
+def mixing_runs(facts: Facts, harm: float) -> int:
+    """Return how often a net is run to try each of its layers alone, which a mix of precisions is chosen by."""
+    return measured.FEWEST * sum(facts.layers.values()) if harm < 1 else 0
 
 
 def statistics(model: Model, context: Context, wanted: frozenset[str]) -> Statistics:

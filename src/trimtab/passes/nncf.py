@@ -78,8 +78,9 @@ class Nncf(Pass):
         return tuple(cls(weights=weights, harm=harm) for harm in (0.1, 0.3, 1.0))
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
-        """Return the seconds to read the graph, and to run it on each example."""
-        return BEGINNING_S + self.samples * facts.operations / RATE
+        """Return the seconds to read the graph, to run it on each example, and to try each layer alone for a mix."""
+        mixing = _bits.mixing_runs(facts, self.harm) * facts.operations / _bits.RATE
+        return BEGINNING_S + self.samples * facts.operations / RATE + mixing
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Return the facts at 8 bits in OpenVINO's format, with a loss usual for such nets."""

@@ -22,7 +22,7 @@ import onnx
 
 from trimtab.errors import Refused, TrimtabError, one_line
 from trimtab.passes import Context, Pass, Stage, Statistics, Use, _bits
-from trimtab.passes._bits import KINDS, has, is_quantized, reaches, saturates, share
+from trimtab.passes._bits import KINDS, RATE, has, is_quantized, mixing_runs, reaches, saturates, share
 from trimtab.run import onnx_check, onnx_facts, onnx_files, onnx_kernels, onnx_layers, onnx_mixed, onnx_precision
 from trimtab.run import onnx_statistics as measured
 from trimtab.run.onnx_inputs import Inputs
@@ -110,10 +110,9 @@ class Quantize(Pass):
         return (*light, *dynamic, cls(harm=0.3), cls())[:MOST_CHOICES]
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
-        """Return the seconds of calibration and choice on one core of some 10 billion multiply-accumulates a second."""
+        """Return the seconds of calibration and choice."""
         runs = self.samples if self.method == "static" else CHECKED
-        runs += measured.FEWEST * sum(facts.layers.values()) if self.harm < 1 else 0
-        return 1.0 + runs * facts.operations / 1e10
+        return 1.0 + (runs + mixing_runs(facts, self.harm)) * facts.operations / RATE
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Return the facts at fewer bits, with a loss usual for such nets; unchanged where little is reached."""

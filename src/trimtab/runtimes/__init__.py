@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
@@ -28,8 +28,8 @@ class Runtime(ABC):
     """Formats it can load."""
     native: ClassVar[frozenset[str]] = frozenset()
     """Formats whose base this runtime serves where the user names none: what "4x faster" is measured against."""
-    numerics: ClassVar[frozenset[str]] = frozenset()
-    """Settings that change in what numbers it computes, and so the answers."""
+    paces: ClassVar[frozenset[str]] = frozenset({"threads"})
+    """Settings that change how fast it answers, and its answers by the order of sums alone."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions go into conditions and verdicts."""
     loading_s: ClassVar[float] = 4.0
@@ -56,6 +56,12 @@ class Runtime(ABC):
     @abstractmethod
     def load(self, model: Model, machine: Machine) -> Session:
         """Load every part of the model; called in the worker."""
+
+    @property
+    def answering(self) -> Runtime:
+        """The setting that stands for all that give the same answers at another pace."""
+        plain: dict[str, Any] = {each.name: each.default for each in fields(self) if each.name in self.paces}
+        return replace(self, **plain)
 
     @classmethod
     def name(cls) -> str:

@@ -44,7 +44,7 @@ class OnnxRuntime(Runtime):
 
     formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
     native: ClassVar[frozenset[str]] = frozenset({"onnx"})
-    numerics: ClassVar[frozenset[str]] = frozenset({"precise_int8"})
+    paces: ClassVar[frozenset[str]] = frozenset({"threads", "spin"})
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     def __post_init__(self) -> None:

@@ -42,7 +42,7 @@ class OpenVino(Runtime):
 
     formats: ClassVar[frozenset[str]] = frozenset({"onnx", "openvino"})
     native: ClassVar[frozenset[str]] = frozenset({"openvino"})
-    numerics: ClassVar[frozenset[str]] = frozenset({"precision"})
+    paces: ClassVar[frozenset[str]] = frozenset({"threads", "hint", "static"})
     libraries: ClassVar[tuple[str, ...]] = ("openvino",)
 
     def __post_init__(self) -> None:
