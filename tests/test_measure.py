@@ -36,6 +36,8 @@ def test_a_base_that_knows_the_most_frequent_class_only_is_doubted(bench, toy_vi
     if fails:
         assert f"{value:.1%} of its answers are right" in doubt
         assert "train(epochs=5)" in doubt
+        assert "Train it first" not in bench.failing(), "the sentence says what is wrong, not how to mend it"
+        assert doubt.startswith(bench.failing())
 
 
 def test_a_race_that_one_model_gave_no_figure_says_nothing_of_a_gain(bench, monkeypatch):

@@ -130,16 +130,16 @@ def test_the_cheapest_that_keeps_the_promise_is_certified(finished):
 
 def test_a_confidence_is_said_as_it_was_asked_for():
     said = Judgement("", "", "UNDECIDED", None, 0.0, None, 0.0, 0.0, 0.0, "share", 1, "", more_examples=7)
-    search = SimpleNamespace(bench=SimpleNamespace(doubt=lambda: ""))
+    search = SimpleNamespace(bench=SimpleNamespace(failing=lambda: ""))
     outcome = results.Outcome(request(confidence=0.999), search, [results.Tested(None, (said,), None)], None, False)
     assert outcome.sentence().startswith("Undecided at 99.9%:")
 
 
 def test_a_doubt_about_the_base_is_part_of_the_sentence():
-    doubt = "the base does not do its own task: 33.1% are right; a promise is worth as little. Train it first (A | B)"
+    failing = "the base does not do its own task: 33.1% are right; a promise is worth as little."
     said = []
-    for told in ("", doubt):
-        search = SimpleNamespace(bench=SimpleNamespace(doubt=lambda told=told: told))
+    for told in ("", failing):
+        search = SimpleNamespace(bench=SimpleNamespace(failing=lambda told=told: told))
         judgement = Judgement("", "", "UNDECIDED", None, 0.0, None, 0.0, 0.0, 0.0, "share", 1, "")
         tested = [results.Tested(None, (judgement,), None)]
         said.append(results.Outcome(request(), search, tested, None, False).sentence())

@@ -269,7 +269,7 @@ class Workshop:
             case "seed":
                 return self.seed
             case _:
-                return self.machine.to_json()
+                return [self.machine.name, *self.machine.kind]  # clock and memory are read anew each time
 
     @cached_property
     def _description(self) -> str:

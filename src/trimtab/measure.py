@@ -285,17 +285,20 @@ class Bench:
             self._example_s = named["latency_ms"].value / 1e3
         return named
 
-    def doubt(self) -> str:
+    def failing(self) -> str:
         """Say where the base fails its own task: it cannot be told from one that always gives the same answer."""
-        task = self.workshop.task
-        said = self._one_class() if task.objective == "cross_entropy" else self._one_number()
-        if not said:
-            return ""
-        what = "the order of the classes" if task.labels else "the unit of the targets"
-        return (
-            f"the base does not do its own task: {said}; what keeps a promise to it is worth as little. Train it first "
-            f"(MODEL | train(epochs=5)), or see whether inputs and {what} are what it was trained on"
+        classes = self.workshop.task.objective == "cross_entropy"
+        said = self._one_class() if classes else self._one_number()
+        return said and f"the base does not do its own task: {said}; what keeps a promise to it is worth as little."
+
+    def doubt(self) -> str:
+        """Say where the base fails its own task, and what may mend that."""
+        said = self.failing()
+        what = "the order of the classes" if self.workshop.task.labels else "the unit of the targets"
+        remedy = (
+            f"Train it first (MODEL | train(epochs=5)), or see whether inputs and {what} are what it was trained on"
         )
+        return said and f"{said} {remedy}"
 
     def _one_class(self) -> str:
         """Say where the base's accuracy may be that of the most frequent class."""

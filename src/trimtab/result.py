@@ -121,8 +121,8 @@ class Outcome:
 
     def sentence(self) -> str:
         """Say the verdict so that a reader needs nothing else, and with it what makes it worth little."""
-        doubt = self.search.bench.doubt().partition(" Train it first")[0]
-        return self._said() + (f" But {doubt}" if doubt else "")
+        failing = self.search.bench.failing()
+        return self._said() + (f" But {failing}" if failing else "")
 
     def _said(self) -> str:
         """Say the verdict alone."""

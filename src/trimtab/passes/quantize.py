@@ -251,16 +251,10 @@ class _Work:
 
     def _strays(self, after: onnx.ModelProto) -> list[dict[str, Any]]:
         """Name the layers whose kernels stray, looked for where the CPU may saturate or the setting asks."""
-        here = self.context.machine.is_here
-        if self.settings.exact and not here:
-            raise Refused(
-                f"exact=True looks at kernels at work, and {self.context.machine.name} is not here: weights=7"
-            )
-        if (
-            self.settings.method == "weights"
-            or not here
-            or not (self.settings.exact or saturates(self.context.machine))
-        ):
+        machine, exact = self.context.machine, self.settings.exact
+        if exact and not machine.is_here:
+            raise Refused(f"exact=True looks at kernels at work, and {machine.name} is not here: weights=7")
+        if self.settings.method == "weights" or not machine.is_here or not (exact or saturates(machine)):
             return []
         return onnx_kernels.worst(onnx_kernels.layer_errors(after, self.inputs.of(self.name, 1)))
 

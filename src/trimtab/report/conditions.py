@@ -11,9 +11,10 @@ from trimtab.report import numbers
 from trimtab.report.document import Result, mapping, number, text, title
 from trimtab.report.markup import Markup, join, tag
 from trimtab.report.parts import cell, section, table
+from trimtab.values.machine import HERE
 
-USUAL_CONFIDENCE, HERE = 0.95, "here"
-"""What `verify` takes where it is told neither a confidence nor a machine."""
+USUAL_CONFIDENCE = 0.95
+"""What `verify` takes where it is told no confidence; told no machine, it takes this one."""
 
 
 def conditions(result: Result) -> Markup:

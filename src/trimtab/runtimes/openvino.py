@@ -15,7 +15,7 @@ from trimtab.run.onnx_guard import guarded
 from trimtab.run.speed import Speed
 from trimtab.runtimes import Runtime
 from trimtab.values.facts import Facts
-from trimtab.values.machine import Machine
+from trimtab.values.machine import HERE, Machine
 from trimtab.values.model import Model, Part
 from trimtab.values.session import Arrays, Session
 
@@ -107,7 +107,7 @@ class OpenVino(Runtime):
 
 def session(model: Model) -> Session:
     """Load a model's networks in this process, with settings that hold anywhere."""
-    return OpenVino().load(model, Machine("here", 1))
+    return OpenVino().load(model, Machine(HERE, 1))
 
 
 def _only_batch(part: Part) -> bool:
