@@ -87,7 +87,8 @@ class Sentences(Task):
     def collate(self, examples):
         width = max([self.padding, *(len(example.inputs["ids"]) for example in examples)])
         ids = [np.pad(example.inputs["ids"], (0, width - len(example.inputs["ids"]))) for example in examples]
-        inputs = {"ids": np.stack(ids), "mask": np.ones((len(ids), width))}
+        mask = [np.arange(width) < len(example.inputs["ids"]) for example in examples]
+        inputs = {"ids": np.stack(ids), "mask": np.stack(mask).astype(float)}
         return Batch(inputs, np.ones(len(ids), np.float32))
 
     def score(self, outputs, batch):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from small_texts import tokenizer_text, write_reviews
+from small_texts import Sentences, tokenizer_text, write_reviews
 from trimtab.errors import CorruptFile, DataError, Refused, UnknownName, UnsafeFile
 from trimtab.fit import code
 from trimtab.fit import module as artefact
@@ -64,6 +64,14 @@ def saved(file, view, tmp_path):
 def answers(module, view):
     batch = artefact.example(view, 5)
     return module(torch.from_numpy(batch.inputs["image"]))
+
+
+@pytest.mark.parametrize(("lengths", "size", "wanted"), [
+    ((2, 40, 7, 6, 1), 2, [7, 1]), ((9, 3, 4), 1, [4]), ((5, 4), 3, [5, 4, 5]), ((2,) * 64 + (30,), 65, [2] * 64 + [30])
+])  # fmt: skip
+def test_an_example_is_of_mean_length_and_the_next_is_padded(lengths, size, wanted):
+    batch = artefact.example(TaskView(Sentences((lengths, (4,), (4,)))), size)
+    assert batch.inputs["mask"].sum(axis=1).tolist() == wanted
 
 
 def change(part, **fields):

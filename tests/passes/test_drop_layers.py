@@ -164,7 +164,7 @@ def test_an_encoder_of_the_library(tmp_path):
     assert made.notes["onnx"]["max_difference"] < 1e-4
     assert Net.load(small).answer(artefact.example(view))["output"].shape == (2, 3)
     words = Net.load(DropLayers(keep=0).apply(model, context(view, tmp_path / "words")))
-    batch = artefact.example(view, 4)
+    batch = view.task.collate(view.split("train")[:4])
     assert not batch.inputs["attention_mask"].all(), "some are padded"
     together = words.answer(batch)["output"]
     for number, text in enumerate(view.split("train")[each] for each in range(4)):

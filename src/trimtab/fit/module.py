@@ -14,7 +14,9 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -36,6 +38,8 @@ WEIGHTS_FILE, EXPORTED_FILE = "weights.safetensors", "exported.pt2"
 KEYS = frozenset({"build", "edits", "tied", "extra", "exported"})
 PLUMBING = frozenset(vars(nn.Module()))
 """Attributes that every module has."""
+SEEN = 64
+"""Examples that tell which lengths there are."""
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 LIVE: dict[str, nn.Module] = {}
 """Modules that exist only in this process, by key, as they were when registered."""
@@ -161,11 +165,19 @@ def named(result: Any) -> dict[str, Tensor]:
 
 
 def example(view: TaskView, size: int = 2) -> Batch:
-    """Return the first training examples as a batch; raises DataError where there are none."""
-    examples = view.split("train")
-    if not len(examples):
+    """Return some of the first training examples as a batch: one of mean length, then the shortest, which are padded.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    split = view.split("train")
+    if not len(split):
         raise DataError(f"the train split of {view.task.name} is empty")
-    return view.task.collate([examples[i % len(examples)] for i in range(size)])
+    first = [split[place] for place in range(min(max(size, SEEN), len(split)))]
+    sizes = [sum(array.size for array in one.inputs.values()) for one in first]
+    usual = min(range(len(first)), key=lambda place: abs(sizes[place] - fmean(sizes)))
+    others = sorted((place for place in range(len(first)) if place != usual), key=sizes.__getitem__)
+    return view.task.collate([first[place] for place in islice(cycle([usual, *others]), size)])
 
 
 def signature(module: nn.Module, view: TaskView) -> Signature:
@@ -191,7 +203,7 @@ def signature(module: nn.Module, view: TaskView) -> Signature:
 
 def _input_spec(name: str, batch: Batch, view: TaskView) -> TensorSpec:
     examples = view.split("train")
-    shapes = {examples[i].inputs[name].shape for i in range(min(64, len(examples)))}
+    shapes = {examples[i].inputs[name].shape for i in range(min(SEEN, len(examples)))}
     timed = ("length" in batch.inputs and name != "length") or name in _ragged(view)
     rest = batch.inputs[name].shape[1:]
     varies = [len({shape[axis] for shape in shapes}) > 1 or (timed and axis == 0) for axis in range(len(rest))]
