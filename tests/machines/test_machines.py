@@ -117,6 +117,13 @@ def group(tmp_path, line, **files):
         path.write_text(text)
 
 
+@pytest.mark.parametrize(("isa", "expected"), [
+    (("avx2", "fma"), True), (("avx2", "avx_vnni"), False), (("avx512f", "amx_int8"), False), (("asimd",), False),
+])  # fmt: skip
+def test_eight_bit_products_saturate_where_there_is_avx_and_neither_vnni_nor_amx(isa, expected):
+    assert Machine("m", cores=2, isa=isa).saturates is expected
+
+
 def test_limits_of_control_groups_version_2(tmp_path):
     limits = {"fs__cgroup__a__cpu_dot_max": "50000 100000", "fs__cgroup__a__b__memory_dot_max": "max"}
     group(tmp_path, "0::/a/b\n", **limits, fs__cgroup__a__memory_dot_max="1000000000")

@@ -11,7 +11,7 @@ import pytest
 from onnx_toys import CLASSES, MODERN, PROTOTYPES, Figures, Sequences, Texts, bert, convolutional, recurrent, write
 from trimtab import machines
 from trimtab.errors import DataError, MissingExtra, Refused
-from trimtab.passes import Context, _bits
+from trimtab.passes import Context
 from trimtab.passes.nncf import Nncf
 from trimtab.run import onnx_check
 from trimtab.run.program import drive
@@ -21,7 +21,7 @@ from trimtab.values.registry import registry
 from trimtab.values.task import TaskView
 
 HERE = machines.here()
-SAFE = {"weights": 7} if _bits.saturates(HERE) else {}
+SAFE = {"weights": 7} if HERE.saturates else {}
 
 
 def run(model, folder, view, settings, machine=MODERN):

@@ -28,7 +28,7 @@ from onnx_toys import (
 )
 from trimtab import machines
 from trimtab.errors import DataError, Refused
-from trimtab.passes import Context, _bits, quantize
+from trimtab.passes import Context, quantize
 from trimtab.passes.quantize import Quantize
 from trimtab.run import onnx_check, onnx_files, onnx_kernels
 from trimtab.run.program import drive
@@ -36,7 +36,7 @@ from trimtab.values.facts import Facts
 from trimtab.values.model import Model
 from trimtab.values.task import Example, TaskView
 
-SAFE = {"weights": 7} if _bits.saturates(machines.here()) else {}
+SAFE = {"weights": 7} if machines.here().saturates else {}
 """Bits of weights whose products add up exactly on the processor that runs the tests."""
 
 

@@ -9,7 +9,6 @@ from trimtab.passes import Context, Statistics
 from trimtab.run import onnx_layers, onnx_mixed
 from trimtab.run import onnx_statistics as measured
 from trimtab.values.facts import Facts
-from trimtab.values.machine import Machine
 from trimtab.values.model import Model
 
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -49,12 +48,6 @@ def reaches(method: str, facts: Facts) -> bool:
         return has(facts, ("conv", "linear")) and (has(facts, ("conv",)) or not has(facts, RECURRENT))
     known = bool(facts.operations_by)
     return known or method == "weights" or not has(facts, ("conv", "gru", "rnn"))
-
-
-def saturates(machine: Machine) -> bool:
-    """Tell whether 8-bit products add up in 16 bits: x86 with neither VNNI nor AMX."""
-    x86 = any(name.startswith("avx") for name in machine.isa)
-    return x86 and not any("vnni" in name or name.startswith("amx_int8") for name in machine.isa)
 
 
 def mixing_runs(facts: Facts, harm: float) -> int:

@@ -74,7 +74,7 @@ class Nncf(Pass):
         """Return two mixes and all layers, in bits that do not saturate here; none where NNCF is not installed."""
         if _bits.is_quantized(facts) or not _bits.reaches("static", facts) or not importlib.util.find_spec("nncf"):
             return ()
-        weights = 7 if _bits.saturates(machine) else 8
+        weights = 7 if machine.saturates else 8
         return tuple(cls(weights=weights, harm=harm) for harm in (0.1, 0.3, 1.0))
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:

@@ -22,7 +22,7 @@ import onnx
 
 from trimtab.errors import Refused, TrimtabError, one_line
 from trimtab.passes import Context, Pass, Stage, Statistics, Use, _bits
-from trimtab.passes._bits import KINDS, RATE, has, is_quantized, mixing_runs, reaches, saturates, share
+from trimtab.passes._bits import KINDS, RATE, has, is_quantized, mixing_runs, reaches, share
 from trimtab.run import onnx_check, onnx_facts, onnx_files, onnx_kernels, onnx_layers, onnx_mixed, onnx_precision
 from trimtab.run import onnx_statistics as measured
 from trimtab.run.onnx_inputs import Inputs
@@ -104,7 +104,7 @@ class Quantize(Pass):
         dynamic = [cls(method="dynamic")] if reaches("dynamic", facts) else []
         if not reaches("static", facts):
             return (*light, *dynamic)
-        if saturates(machine):
+        if machine.saturates:
             exact = [cls(exact=True)] if machine.is_here else []
             return (*light, *dynamic, cls(weights=7, harm=0.3), *exact, cls(weights=7))[:MOST_CHOICES]
         return (*light, *dynamic, cls(harm=0.3), cls())[:MOST_CHOICES]
@@ -254,13 +254,13 @@ class _Work:
         machine, exact = self.context.machine, self.settings.exact
         if exact and not machine.is_here:
             raise Refused(f"exact=True looks at kernels at work, and {machine.name} is not here: weights=7")
-        if self.settings.method == "weights" or not machine.is_here or not (exact or saturates(machine)):
+        if self.settings.method == "weights" or not machine.is_here or not (exact or machine.saturates):
             return []
         return onnx_kernels.worst(onnx_kernels.layer_errors(after, self.inputs.of(self.name, 1)))
 
     def _saturation(self, saved: Part, strays: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Say which layers and runtimes stray where the CPU may saturate, and what mends it."""
-        if self.settings.method == "weights" or not saturates(self.context.machine):
+        if self.settings.method == "weights" or not self.context.machine.saturates:
             return {"strayed": list(strays)} if strays else {}
         if not self.context.machine.is_here:
             name = self.context.machine.name

@@ -12,6 +12,7 @@ from typing import Any
 from trimtab import __version__, machines
 from trimtab.apply import LIBRARIES, versions
 from trimtab.recipe import available
+from trimtab.values.machine import Machine
 from trimtab.values.registry import KINDS, registry
 from trimtab.values.store import Store
 
@@ -45,7 +46,7 @@ def doctor() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{here.name}, {here.cores} cores, {here.memory_gb:.0f} GB",
         "instruction sets": list(here.isa),
-        "int8": _int8(here.isa),
+        "int8": _int8(here),
         "accelerator": here.accelerator or "none",
         "energy": f"measured by {here.power_meter}" if here.power_meter else "modelled: no power meter is readable",
         "threads": f"OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', 'unset (spinning threads slow shared cores)')}",
@@ -60,9 +61,7 @@ def doctor() -> dict[str, Any]:
     return report | {"store": f"{store.root}, {len(store.entries())} entries, {free:.0f} GB free on its disk"}
 
 
-def _int8(isa: tuple[str, ...]) -> str:
-    if any(name in isa for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
-        return "exact and fast (VNNI)"
-    return (
-        "no VNNI: 8-bit sums may saturate; each artefact is checked on its runtime here" if "avx2" in isa else "unknown"
-    )
+def _int8(machine: Machine) -> str:
+    if machine.saturates:
+        return "no VNNI: 8-bit sums may saturate; each artefact is checked on its runtime here"
+    return "exact and fast (VNNI)" if any(name.startswith(("avx", "amx_int8")) for name in machine.isa) else "unknown"

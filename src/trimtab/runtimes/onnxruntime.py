@@ -27,8 +27,6 @@ LEVELS = {
 ERRORS_ONLY = 3
 LARGE = 20_000_000
 """Multiply-accumulates from which waking a thread at each layer costs little beside its work."""
-WIDE = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
-"""Instruction sets that add int8 products in 32 bits; without one, AVX2 and AVX512 saturate at 16."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class OnnxRuntime(Runtime):
         """Return a few numbers of threads; spinning for large models, and precise for int8 that could overflow."""
         plain = super().choices(facts, machine)
         spinning = [cls(threads=machine.cores, spin=True)] if machine.cores > 1 and facts.operations >= LARGE else []
-        overflows = facts.activation_bits <= 8 and "avx2" in machine.isa and not WIDE & set(machine.isa)
+        overflows = facts.activation_bits <= 8 and machine.saturates
         return (*plain, *spinning, *([cls(precise_int8=True)] if overflows else []))
 
     def predict(self, facts: Facts, machine: Machine) -> dict[str, float]:

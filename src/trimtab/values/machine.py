@@ -49,6 +49,12 @@ class Machine:
         return self.cpu, self.cores, self.isa
 
     @property
+    def saturates(self) -> bool:
+        """Whether 8-bit products add up in 16 bits there, without notice: x86 with neither VNNI nor AMX."""
+        x86 = any(name.startswith("avx") for name in self.isa)
+        return x86 and not any("vnni" in name or name.startswith("amx_int8") for name in self.isa)
+
+    @property
     def summary(self) -> str:
         """The facts in one line."""
         price = f", {self.usd_per_hour:g} USD an hour" if self.usd_per_hour else ""
