@@ -26,6 +26,7 @@ from trimtab.errors import CorruptFile, DataError, Refused, UnknownName
 from trimtab.fit import code, tensors
 from trimtab.fit.exporting import reason
 from trimtab.fit.facts import count
+from trimtab.fit.order import LOOKED_AT
 from trimtab.run.lengths import check_lengths
 from trimtab.values.codehash import described
 from trimtab.values.model import Part, Signature, TensorSpec
@@ -38,8 +39,6 @@ WEIGHTS_FILE, EXPORTED_FILE = "weights.safetensors", "exported.pt2"
 KEYS = frozenset({"build", "edits", "tied", "extra", "exported"})
 PLUMBING = frozenset(vars(nn.Module()))
 """Attributes that every module has."""
-SEEN = 64
-"""Examples that tell which lengths there are."""
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 LIVE: dict[str, nn.Module] = {}
 """Modules that exist only in this process, by key, as they were when registered."""
@@ -173,9 +172,10 @@ def example(view: TaskView, size: int = 2) -> Batch:
     split = view.split("train")
     if not len(split):
         raise DataError(f"the train split of {view.task.name} is empty")
-    first = [split[place] for place in range(min(max(size, SEEN), len(split)))]
+    first = [split[place] for place in range(min(max(size, LOOKED_AT), len(split)))]
     sizes = [sum(array.size for array in one.inputs.values()) for one in first]
-    usual = min(range(len(first)), key=lambda place: abs(sizes[place] - fmean(sizes)))
+    mean = fmean(sizes)
+    usual = min(range(len(first)), key=lambda place: abs(sizes[place] - mean))
     others = sorted((place for place in range(len(first)) if place != usual), key=sizes.__getitem__)
     return view.task.collate([first[place] for place in islice(cycle([usual, *others]), size)])
 
@@ -203,7 +203,7 @@ def signature(module: nn.Module, view: TaskView) -> Signature:
 
 def _input_spec(name: str, batch: Batch, view: TaskView) -> TensorSpec:
     examples = view.split("train")
-    shapes = {examples[i].inputs[name].shape for i in range(min(SEEN, len(examples)))}
+    shapes = {examples[i].inputs[name].shape for i in range(min(LOOKED_AT, len(examples)))}
     timed = ("length" in batch.inputs and name != "length") or name in _ragged(view)
     rest = batch.inputs[name].shape[1:]
     varies = [len({shape[axis] for shape in shapes}) > 1 or (timed and axis == 0) for axis in range(len(rest))]

@@ -34,7 +34,7 @@ CHECKED = 4
 """Calls, of up to 16 training examples, on which the quantized model is compared with the float one."""
 LOSS = {8: 0.002, 7: 0.003}
 """Loss that is usual by bits of the weights, as a share."""
-BEGINNING_S, RATE = 5.0, 2e10
+BEGINNING_S, CALIBRATION_RATE = 5.0, 2e10
 """Seconds it takes whatever the net, and multiply-accumulates a second at which it calibrates, as seen on two cores."""
 PRODUCTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 ENDS = ("Parameter", "Result")
@@ -80,7 +80,7 @@ class Nncf(Pass):
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
         """Return the seconds to read the graph, to run it on each example, and to try each layer alone for a mix."""
         mixing = _bits.mixing_runs(facts, self.harm) * facts.operations / _bits.RATE
-        return BEGINNING_S + self.samples * facts.operations / RATE + mixing
+        return BEGINNING_S + self.samples * facts.operations / CALIBRATION_RATE + mixing
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Return the facts at 8 bits in OpenVINO's format, with a loss usual for such nets."""

@@ -64,4 +64,4 @@ def doctor() -> dict[str, Any]:
 def _int8(machine: Machine) -> str:
     if machine.saturates:
         return "no VNNI: 8-bit sums may saturate; each artefact is checked on its runtime here"
-    return "exact and fast (VNNI)" if any(name.startswith(("avx", "amx_int8")) for name in machine.isa) else "unknown"
+    return "exact and fast (VNNI)" if any(name.startswith("avx") for name in machine.isa) else "unknown"
