@@ -75,11 +75,6 @@ class Workload:
     def _full(self) -> tuple[str, str, str]:
         return self.model, self.task, "30s"
 
-    @property
-    def objective(self) -> str:
-        """What is to be made cheap."""
-        return "latency"
-
 
 WORKLOADS = {
     workload.id: workload
@@ -193,7 +188,7 @@ def run(workload: Workload, seed: int = 0, within: str = "", store: Store | None
             workload.model if seed == 0 else str(base.folder),
             workload.task,
             workload.promises,
-            workload.objective,
+            "latency",
             within_s=api.parse_duration(within or workload.within),
             seed=seed,
             trust=True,

@@ -104,6 +104,7 @@ def test_a_key_changes_with_what_the_users_task_imports(shop, tmp_path):
         (tmp_path / "help_of_mine.py").write_text(f"name = 'one'\n{more}")
         found.append(replace(shop, task=open_task(f"{tmp_path}/mine.py:Mine(examples=300)")).task_code)
     assert len({*found}) == 3
+    assert replace(shop, task=open_task(f"{tmp_path}/mine.py:Mine(examples=301)")).task_code != found[-1]
     assert shop.task_code == ""
 
 

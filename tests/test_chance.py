@@ -3,13 +3,17 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.chance import USUAL_LOSS, chance_of_passing, expected_chance, sealed_error
 from trimtab.maths.intervals import never_seen_bound
-from trimtab.verify import Judgement
+from trimtab.maths.metrics import Mean
+from trimtab.values.promise import Promise
+from trimtab.values.task import Example, Task
+from trimtab.verify import Evidence, Judgement, judge
 
 shares = st.floats(-0.1, 0.1)
 
@@ -126,3 +130,29 @@ def test_a_slice_is_drawn_towards_the_whole():
 def test_an_endless_interval_gives_no_chance():
     assert chance(replace(judgement(), low=-math.inf, high=math.inf)) == 0.0
     assert chance(replace(judgement(), low=-math.inf, high=math.inf, difference=None, trimmed=math.nan)) == 0.0
+
+
+class Rated(Task):
+    """Right answers in one column, wrong ones in another."""
+
+    name, objective = "rated", "cross_entropy"
+    metrics = (Mean("accuracy", 0, binary=True), Mean("error", 1, better="lower", binary=True))
+
+    def split(self, name):
+        raise NotImplementedError
+
+    collate = score = split
+
+
+@pytest.mark.parametrize(
+    ("text", "likely"),
+    [("accuracy >= 0.9", False), ("accuracy >= 0.75", True), ("error <= 0.1", False), ("error <= 0.25", True)],
+)
+def test_an_absolute_promise_is_held_against_what_the_base_shows(text, likely):
+    """A net that answers as a base of 80% does is no likelier to reach 90% for it."""
+    right = (np.arange(1000) % 5 > 0).astype(float)
+    rows = np.stack([right, 1 - right], axis=1)
+    evidence = Evidence(Rated(), tuple(Example(str(number), {}) for number in range(1000)), rows, rows)
+    for kind in ("exact", "precision"):
+        found = chance_of_passing(judge([Promise.parse(text)], evidence, 0.95), 1.0, 0.95, USUAL_LOSS[kind])
+        assert (found > 0.9) if likely else (found < 0.01)

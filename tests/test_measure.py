@@ -115,12 +115,15 @@ def test_a_classifier_has_an_answer_for_each_class(toy_view):
 
 def test_models_are_compared_on_a_part_that_the_seed_alone_draws(bench, toy_view):
     whole = [example.id for example in toy_view.split("validation")]
-    bench.draw(len(whole))
-    assert bench.view.size("validation") == len(whole)
     bench.draw(20)
     part = [example.id for example in bench.view.split("validation")]
-    assert len(part) == bench.view.size("validation") == len(set(part)) == 20
-    assert part == [one for one in whole if one in part], "in the order of the split"
+    assert len(part) == bench.view.size("validation") == len(set(part) & set(whole)) == 20
+    bench.draw(len(whole))
+    every = [example.id for example in bench.view.split("validation")]
+    assert sorted(every) == sorted(whole)
+    assert every != whole, "in no order that the data has: what stops early must not meet one class first"
+    bench.draw(20)
+    assert [example.id for example in bench.view.split("validation")] == part
     twin = Bench(bench.workshop, bench.base, bench.runtime)
     twin.draw(20)
     assert twin.view == bench.view

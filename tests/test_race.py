@@ -79,7 +79,6 @@ def test_a_drift_that_both_meet_does_not_hide_the_ratio(probe):
     assert ratio.name == "latency_ms_ratio"
     assert ratio.low < 1.0505 < ratio.high
     assert ratio.low > 1.04
-    assert result.decided == (True,)
     first, second = (figures[0] for figures in result.figures)
     assert first.low < first.value < first.high
     assert first.high > second.low, "their own intervals overlap: only pairs tell them apart"
@@ -109,8 +108,8 @@ def test_every_figure_has_its_own_ratio_and_one_that_is_not_above_zero_has_none(
 def test_noise_larger_than_the_effect_decides_nothing(probe):
     rng = np.random.default_rng(1)
     noisy = [Runner(str(i), [], lambda block: rng.uniform(0.001, 0.003)) for i in range(2)]
-    result = race([(runner, probe) for runner in noisy], Latency(), blocks=8)
-    assert result.decided == (False,)
+    (ratio,) = race([(runner, probe) for runner in noisy], Latency(), blocks=8).ratios
+    assert ratio.low < 1 < ratio.high
 
 
 def test_one_and_three_contestants(probe):

@@ -372,20 +372,27 @@ def test_what_is_given_up_early_tells_how_long_its_like_takes():
     assert found._corrected(Narrow(8), 1.0) * found._guess(Narrow(16), FACTS) > 999
 
 
-def test_a_recovery_that_takes_far_longer_than_expected_is_put_off_once(tmp_path):
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_recovery_that_takes_far_longer_than_expected_is_put_off_once(tmp_path, asked):
     found = search()
     found.base = SimpleNamespace(seconds=0.0, model=SimpleNamespace(facts=FACTS))
     found.predictor = SimpleNamespace(figures=lambda candidate: {})
     found.expected_seconds, found.workshop = (lambda candidate: 30.0), Broken(Overrun(300.0, 60.0))
     slow = Candidate(Bound((Narrow(16),), bind("@ null").runtime), FACTS)
-    found.waiting = [slow]
+    (found.first if asked else found.waiting).append(slow)
     found.ranked = lambda seconds_left: [slow] if len(found.slowness.get("narrow", [])) < 2 else []
-    begun, allowed = time.monotonic(), []
-    found.tell = lambda search, doing: allowed.append(getattr(search.workshop, "patience", None))
+    begun, allowed, queued = time.monotonic(), [], []
+
+    def tell(search, doing):
+        allowed.append(getattr(search.workshop, "patience", None))
+        queued.append((search.first, search.waiting)[not asked] == [slow])
+
+    found.tell = tell
     with Tab.open(tmp_path) as found.tab:
         found.run(math.inf)
     assert [trial.status for trial in found.trials] == ["fault"], "its first attempt is not listed beside its second"
-    assert found.waiting == [], "it was patiently tried, and there is no third attempt"
+    assert queued == [True, True], "what was asked for comes before all others again"
+    assert found.first + found.waiting == [], "it was patiently tried, and there is no third attempt"
     assert found.workshop.patience is None
     assert allowed[1] == pytest.approx(begun + 60.0, abs=5.0)
     assert found._corrected(Narrow(8), 1.0) * found._guess(Narrow(16), FACTS) > 299
@@ -406,22 +413,30 @@ def recorded(**changes):
     return done, done.to_json() | {"kind": "candidate"} | changes
 
 
-def resumed(done: Trial, record) -> Search:
+def resumed(done: Trial, record, walk=None) -> Search:
     found = search()
     lines = SimpleNamespace(of=lambda kind: [record])
     found.tab = SimpleNamespace(path="run/tab.jsonl", read=lambda: lines)
     found.predictor = SimpleNamespace(learn=lambda *_: None)
     found.base = SimpleNamespace(model=SimpleNamespace(facts=FACTS))
     found.bench.view = SimpleNamespace(size=lambda split: 1000)
-    found.workshop = SimpleNamespace(task=TASK, peek=lambda *_: 0, apply=lambda *_: None)
+    found.workshop = SimpleNamespace(task=TASK, peek=lambda *_: 0, apply=lambda *_: "made again")
     found.waiting = [done.candidate]
-    found.resume()
+    found.resume(walk)
     return found
+
+
+def test_a_model_that_is_gone_is_made_again_where_the_frozen_walk_needs_it():
+    done = replace(trial(5.0, 0.9), candidate=Candidate(Bound((Narrow(16),), bind("@ null").runtime), FACTS))
+    record, name = done.to_json() | {"kind": "candidate"}, done.candidate.name
+    assert resumed(done, record).trials == []
+    assert [one.made for one in resumed(done, record, [name]).trials] == ["made again"]
+    assert [one.made for one in resumed(done, record, ["another"]).trials] == [None]
 
 
 def test_a_trial_survives_the_tab():
     done, record = recorded()
-    assert resumed(done, record).trials == [done]
+    assert resumed(done, record).trials == [replace(done, made="made again")]
     assert resumed(done, record | {"status": "fault"}).trials == []
     assert resumed(done, record | {"recipe": "@ null"}).trials == []
 

@@ -242,6 +242,30 @@ def test_a_share_of_the_base_is_not_proved_by_a_few_same_answers():
     assert one("error_rate <= base * 1.2", Case(n=40, wrong=5).evidence()).verdict == "UNDECIDED"
 
 
+@pytest.mark.parametrize(
+    ("text", "case"),
+    [
+        ("agreement >= 0.99", Case(n=400, lost=1)),
+        ("accuracy >= 0.945", Case()),
+        ("error_rate <= 0.001", Case(n=400, wrong=0)),
+    ],
+)
+def test_as_many_more_examples_as_are_said_decide_a_share(text, case):
+    more = one(text, case.evidence()).more_examples
+    share = 1 + more / case.n
+    after = Case(case.n + more, *(round(share * count) for count in (case.lost, case.won, case.wrong)))
+    assert one(text, after.evidence()).verdict == "PASS"
+    assert more > 1
+
+
+def test_a_class_of_few_people_is_no_better_known_than_so_many_people():
+    rows = Case(n=3000, wrong=300).evidence()
+    people = Case(n=3000, wrong=300).evidence(clusters=[f"p{number % 20}" for number in range(3000)])
+    alone, together = (one("f1_macro >= base - 0.1", evidence) for evidence in (rows, people))
+    assert alone.verdict == "PASS"
+    assert together.difference - together.low >= never_seen_bound(20)
+
+
 def test_a_promise_on_every_slice_needs_each_slice():
     groups = [{"sex": "f" if i % 5 == 0 else "m"} for i in range(3000)]
     evidence = Case(n=3000, lost=20, won=10, wrong=60).evidence(groups=groups)
@@ -371,10 +395,11 @@ def test_a_promise_with_a_factor_or_on_marks_can_be_too_tight_as_well():
         "mark >= 0.95",
         "mark >= 0.9",
     )
-    unknown = ("log_loss <= base * 1.001", "f1_macro >= base - 0.001")
-    found = decidable(Fifty(), [Promise.parse(text) for text in (*texts, *unknown)], 0.95)
-    assert [each["promise"] for each in found] == list(texts)
-    assert [each["possible"] for each in found] == [False, True, False, False, True]
+    others = ("log_loss <= base * 1.001", "f1_macro >= base - 0.001")
+    found = decidable(Fifty(), [Promise.parse(text) for text in (*texts, *others)], 0.95)
+    assert [each["promise"] for each in found] == [*texts, others[0]], "nothing is known of a set of classes"
+    assert [each["possible"] for each in found] == [False, True, False, False, True, False]
+    assert "50 independent test examples can prove nothing about a mean; it takes 100" in found[-1]["sentence"]
     assert {each["n"] for each in found} == {50}, "clusters, not examples"
     halves = decidable(Fifty(), [Promise.parse("mark[half=*] >= 0.9")], 0.95)
     assert [(each["n"], each["possible"]) for each in halves] == [(25, False), (25, False)]

@@ -132,7 +132,8 @@ def work(stand: Stand, name: str, peer: Peer) -> dict[str, Any]:
         return _failed(out, failure)
     found = json.loads(about.read_text()) | {"took_s": round(took, 1)}
     write_atomically(about, json.dumps(found, indent=1))
-    write_atomically(out / "asked.json", json.dumps(asked))
+    if not found.get("again"):
+        write_atomically(out / "asked.json", json.dumps(asked))
     return found
 
 

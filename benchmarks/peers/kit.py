@@ -238,7 +238,7 @@ def main(work: Callable[[Job], None]) -> None:
         _give_up(job, str(reason))
     except Exception as error:
         traceback.print_exc()
-        _give_up(job, f"it fails with {told(error)}")
+        _give_up(job, f"it fails with {told(error)}", again=True)
 
 
 class Heard(logging.Handler):
@@ -281,5 +281,6 @@ def short(error: Exception) -> str:
     return words if len(words) <= LINE else f"{words[:LINE]}..."
 
 
-def _give_up(job: Job, reason: str) -> None:
-    (job.out / "artefact.json").write_text(json.dumps({"dash": reason}, indent=1))
+def _give_up(job: Job, reason: str, again: bool = False) -> None:
+    """Leave a dash and the reason; `again`: it may pass, so the peer is asked once more next time."""
+    (job.out / "artefact.json").write_text(json.dumps({"dash": reason, "again": again}, indent=1))

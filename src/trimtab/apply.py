@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +36,7 @@ from trimtab.sources import Source
 from trimtab.values.codehash import code_hash, described, files_behind
 from trimtab.values.machine import Machine
 from trimtab.values.model import MODEL_FILE, Model, Part
+from trimtab.values.notation import plain_fields
 from trimtab.values.registry import registry
 from trimtab.values.store import MANIFEST, Store, copy_folder, file_hash, files_of, make_folder, writing
 from trimtab.values.task import Split, Task, TaskView
@@ -263,7 +264,7 @@ class Workshop:
     def _use(self, use: str, base: Made | None) -> Any:
         match use:
             case "train" | "validation":
-                return [self.fingerprint(use), self._description, self.threads]
+                return [self.fingerprint(use), self.asked, self.threads]
             case "base":
                 return base.key if base else None
             case "seed":
@@ -272,15 +273,18 @@ class Workshop:
                 return [self.machine.name, *self.machine.kind]  # clock and memory are read anew each time
 
     @cached_property
-    def _description(self) -> str:
+    def asked(self) -> str:
+        """What the task asks besides its examples, as JSON: its loss, what it says of itself, code and arguments."""
         task = self.task
         return json.dumps([task.objective, task.class_weights, dict(task.describe()), self.task_code], sort_keys=True)
 
     @cached_property
     def task_code(self) -> str:
-        """Hash of the code that defines a task of the user's own: how it collates and scores; empty for ours."""
+        """Hash of the code and arguments of a task of the user's own: how it scores; empty for ours, which say so."""
         kind = type(self.task)
-        return "" if kind.__module__.startswith("trimtab.") else class_hash(kind)
+        if kind.__module__.startswith("trimtab."):
+            return ""
+        return digest(class_hash(kind), plain_fields(self.task) if is_dataclass(self.task) else {})
 
     def _inputs(self) -> Any:
         example = self.view.split("train")[0]

@@ -12,7 +12,7 @@ from trimtab.measure import Bench, choose_runtime
 from trimtab.pack import check
 from trimtab.recipe import bind_runtime
 from trimtab.values.promise import Promise
-from trimtab.verify import check_confidence, judge, overall, reopened
+from trimtab.verify import check_confidence, check_decidable, judge, overall, reopened
 
 TRIED = 100
 """Validation examples that a bundle is tried on, before the test split is opened."""
@@ -25,7 +25,7 @@ def verify_bundle(
 
     Raises:
         CorruptFile: the bundle has changed.
-        PromiseError: a promise that does not parse or fit, or none at all.
+        PromiseError: a promise that does not parse or fit or can never be proved, or none at all.
     """
     check_confidence(confidence)
     about = check(folder)
@@ -33,8 +33,7 @@ def verify_bundle(
     if not texts:
         raise PromiseError(f"{folder} names no promise; give one with --promise")
     wanted = [Promise.parse(text) for text in texts]
-    for promise in wanted:
-        promise.check(workshop.task)
+    check_decidable(workshop.task, wanted, confidence)
     base = workshop.open(against)
     trimmed, runtime = workshop.open(str(folder / "model")), bind_runtime(about["runtime"])
     with Bench(workshop, base, choose_runtime(base, workshop), confidence) as bench:

@@ -98,8 +98,10 @@ def _narrowing(judgement: Judgement, ratio: float, confidence: float) -> float:
 
 
 def _without_loss(judgement: Judgement) -> float:
-    """Return what the base itself would show: the difference to the share of it that is promised, or its own value."""
-    whole = 1.0 if judgement.base is None else judgement.base
+    """Return what the base itself would show: the difference to the share of it that is promised, or its own value.
+
+    It agrees wholly with itself."""
+    whole = float(">=" in judgement.promise) if judgement.base is None else judgement.base
     return whole if judgement.difference is None else whole - (judgement.trimmed - judgement.difference)
 
 

@@ -186,11 +186,13 @@ class Bench:
         self.view = replace(self.view, allowed=frozenset(SPLITS))
 
     def draw(self, most: int) -> None:
-        """Compare models on at most so many validation examples, drawn at random with the seed of the run."""
-        size = self.view.size("validation")
-        if most < size:
-            places = np.random.default_rng(self.workshop.seed).choice(size, most, replace=False)
-            self.view = replace(self.view, drawn={"validation": tuple(np.sort(places).tolist())})
+        """Compare models on at most so many validation examples, shuffled with the seed of the run.
+
+        What stops early must not read them in an order that the data may have, such as by class.
+        """
+        size = len(self.workshop.task.split("validation"))
+        places = np.random.default_rng(self.workshop.seed).permutation(size)[:most]
+        self.view = replace(self.view, drawn={"validation": tuple(places.tolist())})
 
     def worker(self, made: Made, runtime: Runtime) -> contextlib.AbstractContextManager[Worker]:
         """Load a model in a worker of its own; raises Refused where the runtime cannot take it."""
@@ -227,7 +229,7 @@ class Bench:
         libraries = versions(("trimtab", *runtime.libraries))
         machine = (shop.machine.cpu, shop.machine.isa)  # int8 answers differ between kinds of processor
         asked = runtime.answering if split == "validation" else runtime
-        about = ("rows", made.key, str(asked), libraries, machine, shop.fingerprint(split), shop.task_code)
+        about = ("rows", made.key, str(asked), libraries, machine, shop.fingerprint(split), shop.asked)
         whole = digest(*about)
         key = whole if places is None else digest(*about, places)
         if found := shop.store.get(key):

@@ -54,11 +54,6 @@ class Race:
         first = self.figures[0][:1]
         return tuple(found[figure.name] for found in self.every_ratio for figure in first if figure.name in found)
 
-    @property
-    def decided(self) -> tuple[bool, ...]:
-        """For each ratio, whether its interval leaves out 1; otherwise the race did not tell them apart."""
-        return tuple(_differs(ratio) for ratio in self.ratios)
-
 
 def race(
     contestants: Sequence[tuple[Racer, Probe]], meter: Meter, blocks: int = BLOCKS, longest_s: float = LONGEST_S
@@ -159,7 +154,3 @@ def _above_zero(readings: Sequence[Reading]) -> dict[str, list[float]]:
 def _ratio(name: str, first: list[float], other: list[float], conditions: Mapping[str, float]) -> Figure:
     ratio, low, high = ratio_interval(first, other, conditions["confidence"])
     return Figure(f"{name}_ratio", ratio, "1", low, high, n=len(other), conditions=conditions)
-
-
-def _differs(ratio: Figure) -> bool:
-    return ratio.low is not None and ratio.high is not None and (ratio.low > 1 or ratio.high < 1)

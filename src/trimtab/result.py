@@ -20,6 +20,7 @@ from trimtab.recipe import available
 from trimtab.request import Request
 from trimtab.search import WORTH_TRYING, Bars, Search, Trial
 from trimtab.values.figure import Figure
+from trimtab.values.promise import Limit
 from trimtab.values.task import SPLITS
 from trimtab.verify import Evidence, Judgement, overall, reopened
 
@@ -66,8 +67,12 @@ class Outcome:
         """The one timed, if its fresh figures are within the limits and cheaper than a base that is within them too."""
         if self.timed is None or self.search.aim.beyond(self.timed.figures):
             return None
-        base_out = self.search.aim.beyond(self.search.bench.base_figures)
-        return self.timed if base_out or _beyond_doubt(self._gain) else None
+        return self.timed if self._base_beyond or _beyond_doubt(self._gain) else None
+
+    @property
+    def _base_beyond(self) -> list[Limit]:
+        """The limits that the base itself breaks: then it is no answer."""
+        return self.search.aim.beyond(self.search.bench.base_figures)
 
     @property
     def _gain(self) -> Figure:
@@ -77,11 +82,11 @@ class Outcome:
     @property
     def verdict(self) -> str:
         """PASS, UNDECIDED, INFEASIBLE, or BASE where nothing cheaper was found that could be tested at all."""
-        if self.timed is not None:
-            return "PASS" if self.winner is not None else "BASE"
-        if self.tested:
+        if self.winner is not None:
+            return "PASS"
+        if self.timed is None and self.tested:
             return "UNDECIDED" if overall(self.tested[0].judgements) == "UNDECIDED" else "INFEASIBLE"
-        return "BASE" if not self._failing() else "INFEASIBLE"
+        return "INFEASIBLE" if self._base_beyond or (self.timed is None and self._failing()) else "BASE"
 
     def document(self, out: Path, elapsed: float, seconds: Mapping[str, float]) -> dict[str, Any]:
         """Return the document as JSON."""
@@ -137,11 +142,14 @@ class Outcome:
             first = self.tested[0]
             return f"Undecided at {sure}: {first.trial.candidate.name} could not be tested: {first.reason}."
         if self.verdict == "UNDECIDED":
-            more = max((j.more_examples or 0 for j in self.tested[0].judgements), default=0)
-            hint = f"; about {more} more test examples would decide" if more else ""
+            most = max(self.tested[0].judgements, key=lambda j: j.more_examples or 0)
+            kind = f" of {most.slice}" if most.slice else ""
+            hint = f"; about {most.more_examples} more test examples{kind} would decide" if most.more_examples else ""
             return f"Undecided at {sure}: the test split is too small to prove {promise}{hint}."
         if self.verdict == "BASE":
             return f"Nothing found is cheaper than the base in {self.search.aim.objective}: keep the base.{self._tie()}"
+        if self._base_beyond:
+            return f"Nothing found keeps {promise} within {self._base_beyond[0]}, nor does the base. {self._why_not()}"
         return f"No candidate cheaper than the base keeps {promise}. {self._why_not()}"
 
     def roofline(self) -> dict[str, Any]:
@@ -185,12 +193,15 @@ class Outcome:
                 }
             )
         bars = self.search.bars
-        lines += [self._untried(candidate, self._why_untried(candidate, bars)) for candidate in self.search.waiting]
+        tried = {trial.candidate.name for trial in self.search.trials}
+        left = [one for one in (*self.search.first, *self.search.waiting) if one.name not in tried]
+        lines += [self._untried(candidate, self._why_untried(candidate, bars)) for candidate in left]
         alike = "they begin with steps that were refused: {}"
         return lines + [self._untried(candidate, alike.format(reason)) for candidate, reason in self.search.left_out]
 
     def _why_untried(self, candidate: Candidate, bars: Bars) -> str:
-        return "the time was over" if self.search.expected_gain(candidate, bars) > WORTH_TRYING else "no gain expected"
+        wanted = candidate in self.search.first or self.search.expected_gain(candidate, bars) > WORTH_TRYING
+        return "the time was over" if wanted else "no gain expected"
 
     def _untried(self, candidate: Candidate, reason: str) -> dict[str, Any]:
         predicted = _map(self.search.predictor.figures(candidate))
@@ -264,10 +275,9 @@ class Outcome:
     def _failing(self) -> list[Trial]:
         """Measured or dropped candidates that are, or are expected to be, cheaper than the base."""
         aim = self.search.aim
-        base = aim.cost(self.search.bench.base_figures[aim.objective].value)
         known = [(trial, (trial.figures or trial.predicted).get(aim.objective)) for trial in self.search.trials]
         tried = [(t, figure) for t, figure in known if t.status in ("measured", "dropped")]
-        return [trial for trial, figure in tried if figure is None or aim.cost(figure.value) < base]
+        return [trial for trial, figure in tried if figure is None or aim.cost(figure.value) < self.search.base_cost]
 
     def _tie(self) -> str:
         if self.timed is None:
@@ -279,10 +289,14 @@ class Outcome:
         return f" {self.timed.trial.candidate.name} keeps the promise, but timed afresh it {why}."
 
     def _why_not(self) -> str:
+        if self.timed is not None:
+            return self._tie().strip()
         if self.tested:
-            worst = min(self.tested[0].judgements, key=lambda j: j.verdict == "PASS")
+            worst = min(self.tested[0].judgements, key=lambda j: j.verdict != "FAIL")
             return f"The best, {self.tested[0].trial.candidate.name}, fails {worst.promise} on the test split."
-        best = max(self._failing(), key=lambda trial: trial.chance)
+        best = max(self._failing(), key=lambda trial: trial.chance, default=None)
+        if best is None:
+            return "No candidate could be measured."
         why = best.reason or f"on validation its chance to pass is {best.chance:.0%}"
         return f"The best failing one is {best.candidate.name}: {why}."
 

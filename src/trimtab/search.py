@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
@@ -171,15 +171,15 @@ class Search:
     _went_on: set[tuple[str, bool]] = field(default_factory=set)
     """Structures from which candidates go on, and whether deeper."""
 
-    def resume(self, frozen: bool = False) -> None:
+    def resume(self, walk: Collection[str] | None = None) -> None:
         """Take over every finished trial that the tab records; passing faults are tried again.
 
-        Once the walk is `frozen`, a model that is gone from the store is made again: the order may not change.
+        Once the `walk` is frozen, a model on it that is gone from the store is made again: the order may not change.
         """
         for record in self.tab.read().of("candidate"):
             known = {candidate.name: candidate for candidate in (*self.first, *self.waiting)}
             trial = self._recorded(known, record)
-            whole = None if trial is None else self._restore(trial, frozen)
+            whole = None if trial is None else self._restore(trial, walk)
             if whole is not None:
                 self._take(whole)
 
@@ -193,12 +193,13 @@ class Search:
                 self._make_ahead(self.crew, best, deadline)
             self.tell(self, best[0].name)
             self.workshop.deadline = deadline
+            asked = best[0] in self.first
             trial = self.attempt(best[0])
             self.tab.append("candidate", **trial.to_json(), elapsed_s=self.clock())
             self._take(trial)
             if trial.put_off:
                 self._patient.add(trial.candidate.name)
-                self.waiting.append(trial.candidate)
+                (self.first if asked else self.waiting).append(trial.candidate)
 
     def next(self, seconds_left: float) -> Candidate | None:
         """Return the candidate with the largest expected gain a second that the time left allows, or None."""
@@ -561,13 +562,16 @@ class Search:
             raise CorruptFile(f"{self.tab.path} holds a candidate that cannot be read ({what}); {MEND}") from error
         return trial
 
-    def _restore(self, trial: Trial, frozen: bool) -> Trial | None:
-        """Fetch a recorded trial's model; None where it is gone from the store and must be made again."""
+    def _restore(self, trial: Trial, walk: Collection[str] | None) -> Trial | None:
+        """Fetch a recorded trial's model; None where it is gone from the store and must be tried again."""
         if trial.status != "measured":
             return trial
         passes = trial.candidate.bound.passes
-        if not frozen and self.workshop.peek(self.base, passes, self.base) < len(passes):
-            return None
+        if self.workshop.peek(self.base, passes, self.base) < len(passes):
+            if walk is None:
+                return None
+            if trial.candidate.name not in walk:
+                return trial
         return replace(trial, made=self.workshop.apply(self.base, passes, self.base))
 
     def _expected_cost(self, predicted: Mapping[str, Figure]) -> tuple[float, float]:

@@ -51,7 +51,7 @@ from trimtab.values.promise import Limit, Promise
 from trimtab.values.store import Store, write_atomically
 from trimtab.values.tab import MEND, TAB_FILE, Tab
 from trimtab.values.task import SPLITS, Task
-from trimtab.verify import Evidence, check_confidence, decidable, judge, overall
+from trimtab.verify import Evidence, check_confidence, check_decidable, decidable, judge, overall
 from trimtab.workers import Crew, check_workers, crew
 
 REQUEST_FILE, RESULT_FILE, BUNDLE = "run.json", "result.json", "bundle"
@@ -138,13 +138,9 @@ def check_request(request: Request, task: Task | None = None) -> tuple[Task, Aim
             raise UsageError(f"--try {recipe!r} names no runtime; add one, as in '{recipe} @ onnxruntime(threads=1)'")
     promises = tuple(Promise.parse(text) for text in request.promises)
     task = task or open_task(request.task)
-    for promise in promises:
-        promise.check(task)
     higher = known.axes[objective].better == "higher"
     aim = Aim(promises, objective, higher, limits, request.confidence)
-    never = [found["sentence"] for found in decidable(task, aim.promises, aim.confidence) if not found["possible"]]
-    if never:
-        raise PromiseError(never[0])
+    check_decidable(task, aim.promises, aim.confidence)
     return task, aim
 
 
@@ -271,7 +267,7 @@ def _search(run: Run, aim: Aim, bench: Bench) -> tuple[Search, list[Trial], bool
     search.waiting = list(candidates(base.model.facts, machine, run.request.train))
     search.first = asked_for(run.request, base, machine)
     walk = recorded(run.tab, "walk", order=list, interrupted=bool)
-    search.resume(frozen=bool(walk))
+    search.resume(walk["order"] if walk else None)
     if walk:
         by_name = {trial.candidate.name: trial for trial in search.trials}
         unknown = [name for name in walk["order"] if name not in by_name]
@@ -281,6 +277,7 @@ def _search(run: Run, aim: Aim, bench: Bench) -> tuple[Search, list[Trial], bool
             )
         return search, [by_name[name] for name in walk["order"]], walk["interrupted"]
     interrupted = _try_candidates(run, search)
+    _pack_best_so_far(run, search)
     if not search.trials and not interrupted and search.next(float("inf")):
         raise UsageError(
             f"{run.request.within_s:g} s are too short for one candidate: the base alone took {run.elapsed:.0f} s; "
@@ -336,8 +333,9 @@ def _measure_base(run: Run, search: Search) -> None:
         run.progress.doing("measuring the base")
         with run.timed("measuring"):
             bench.base_figures = bench.base_costs(search.wanted)
-            if not any(promise.slice for promise in search.aim.promises):  # a part may lack the rare ones
-                bench.draw(enough(run.request.within_s, bench.base_figures["latency_ms"].value))
+            whole = any(promise.slice for promise in search.aim.promises)  # a part may lack the rare ones
+            most = enough(run.request.within_s, bench.base_figures["latency_ms"].value)
+            bench.draw(bench.view.size("validation") if whole else most)
             bench.base_figures |= bench.quality(bench.base_rows("validation"), "validation")
         figures = {name: figure.to_json() for name, figure in bench.base_figures.items()}
         about = {"recipe": run.request.model, "runtime": str(bench.runtime), "facts": search.base.model.facts.to_json()}
@@ -373,15 +371,11 @@ def _try_candidates(run: Run, search: Search) -> bool:
     except KeyboardInterrupt:
         run.progress.doing("interrupted: verifying and packing the best so far")
         return True
-    finally:
-        for kind in ("trained", "converted", "measured"):
-            spent = sum(getattr(trial, f"{kind}_seconds") for trial in search.trials)
-            run.seconds[kind.replace("ed", "ing")] += spent
     return False
 
 
 def _pack_best_so_far(run: Run, search: Search) -> None:
-    likely = [trial for trial in search.eligible() if trial.chance > 0.5 and trial.made is not None]
+    likely = [trial for trial in search.eligible() if trial.chance > 0.5 and search.cost(trial) < search.base_cost]
     if not likely:
         return
     best = min(likely, key=search.cost)
@@ -439,6 +433,8 @@ def _explained(outcome: Outcome, winner: Tested) -> Outcome:
 
 def _finish(run: Run, outcome: Outcome) -> dict[str, Any]:
     """Pack the winner and write the result."""
+    for kind in ("trained", "converted", "measured"):  # by earlier processes too
+        run.seconds[kind.replace("ed", "ing")] += sum(getattr(one, f"{kind}_seconds") for one in outcome.search.trials)
     text = json.dumps(outcome.document(run.out, run.elapsed, run.seconds), indent=1, allow_nan=False)
     result: dict[str, Any] = json.loads(text)
     if outcome.winner is not None:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from trimtab.errors import PromiseError, UsageError
 from trimtab.maths.bootstrap import Bootstrap, Resampling, bca
@@ -29,6 +28,11 @@ from trimtab.values.task import Example, Metric, Task
 Floats = NDArray[np.float64]
 LIKELY_DISCORDANCE = 0.02
 """Share of examples on which a good trimmed model differs from its base, for saying what the data can decide."""
+MOST_MORE = 1_000_000
+"""Nobody is told to gather more examples than this."""
+LEAST_RESAMPLED = 100
+"""Independent examples below which a bootstrap that nothing guards proves nothing: its error is well above the nominal
+(tab `type1`, `type1_bca_mean`)."""
 Verdict = Literal["PASS", "FAIL", "UNDECIDED"]
 
 
@@ -149,7 +153,7 @@ def _judge_one(promise: Promise, metric: Metric, evidence: Evidence, confidence:
 
 def _judge_share(promise: Promise, metric: Metric, evidence: Evidence, confidence: float) -> Judgement:
     """One sample of right and wrong against an absolute bound: Clopper-Pearson."""
-    values = _values(metric, evidence)
+    values, before = _values(metric, evidence), None if metric.paired else metric.values(evidence.base)
     n, hits = len(values), int(values.sum())
     low, high = clopper_pearson(hits, n, 2 * confidence - 1)
     bounds = (low, high) if promise.relation == ">=" else (-high, -low)
@@ -160,6 +164,7 @@ def _judge_share(promise: Promise, metric: Metric, evidence: Evidence, confidenc
         metric,
         verdict,
         n=n,
+        base=None if before is None else float(before.mean()),
         trimmed=hits / n,
         low=low,
         high=high,
@@ -216,7 +221,7 @@ def _judge_resampled(promise: Promise, metric: Metric, evidence: Evidence, confi
     more = _more_for_spread(room, sign * spread.value - low, len(rows)) if verdict == "UNDECIDED" else None
     whole = np.ones((1, len(rows)))
     trimmed = float(metric.reduce(rows if metric.paired else evidence.trimmed, whole)[0])
-    base = float(metric.reduce(evidence.base, whole)[0]) if promise.factor else None
+    base = None if metric.paired else float(metric.reduce(evidence.base, whole)[0])
     return _judgement(
         promise,
         metric,
@@ -237,15 +242,16 @@ def _widened(spread: Bootstrap, metric: Metric, evidence: Evidence, confidence: 
 
     However little a share varied in n clusters, up to `never_seen_bound(n)` of them all may have the opposite value.
     """
+    clusters = len(np.unique(evidence.clusters))
     if metric.values(np.hstack([evidence.trimmed, evidence.base]) if metric.paired else evidence.trimmed) is not None:
         if metric.unit != "share":
             return spread.widened(math.inf)
-        room = never_seen_bound(len(np.unique(evidence.clusters)), confidence)
+        room = never_seen_bound(clusters, confidence)
         return replace(spread, low=min(spread.low, spread.value - room), high=max(spread.high, spread.value + room))
     support = metric.support(evidence.base)
     if support is None or not len(support):
         return spread.widened(math.inf)
-    unseen = float(np.mean([never_seen_bound(int(n), confidence) for n in support]))
+    unseen = float(np.mean([never_seen_bound(min(int(n), clusters), confidence) for n in support]))
     return replace(spread, low=spread.low - unseen, high=spread.high + unseen, degenerate=False)
 
 
@@ -267,12 +273,21 @@ def _values(metric: Metric, evidence: Evidence) -> Floats:
 
 
 def _more_for_share(share: float, n: int, promise: Promise, confidence: float) -> int | None:
-    """Normal approximation of how many more examples decide; the rule of three where all were right."""
-    if share == promise.offset:
-        return None
-    needed = float(ndtri(confidence)) ** 2 * share * (1 - share) / (share - promise.offset) ** 2
-    unseen = math.log(1 - confidence) / math.log(promise.offset) if share == 1 and promise.offset > 0 else 0.0
-    return max(1, math.ceil(max(needed, unseen)) - n)
+    """Return how many more examples decide if the share stays, to one in a hundred; None where a million do not."""
+
+    def decides(total: int) -> bool:
+        low, high = clopper_pearson(round(share * total), total, 2 * confidence - 1)
+        return low >= promise.offset or high <= promise.offset
+
+    less, enough = n, 2 * n
+    while not decides(enough):
+        less, enough = enough, 2 * enough
+        if less > MOST_MORE:
+            return None
+    while enough - less > max(1, enough // 100):
+        middle = (less + enough) // 2
+        less, enough = (less, middle) if decides(middle) else (middle, enough)
+    return enough - n
 
 
 def _more_for_spread(room: float, reach: float, n: int) -> int | None:
@@ -296,7 +311,7 @@ def reopened(openings: int) -> str:
 
 
 def decidable(task: Task, promises: Iterable[Promise], confidence: float) -> list[dict[str, Any]]:
-    """Say of each promise on a mean of shares whether the test split can decide it, and how tight it could be.
+    """Say of each promise on a mean of shares whether the test split can decide it, and of others where it cannot.
 
     What is counted are independent examples: clusters, where the task names them.
     """
@@ -307,12 +322,19 @@ def decidable(task: Task, promises: Iterable[Promise], confidence: float) -> lis
             groups.setdefault(group, set()).add(value)
         for where in ("", *(f"{group}={value}" for group, value in example.slices.items())):
             units.setdefault(where, set()).add(_unit(example, number))
-    return [
-        _decidable_one(one, len(units[one.slice]), confidence)
+    said = [
+        _decidable_one(one, promise.check(task), len(units[one.slice]), confidence)
         for promise in promises
         for one in promise.expand(groups)
-        if _share_of_examples(promise.check(task))
     ]
+    return [one for one in said if one]
+
+
+def check_decidable(task: Task, promises: Iterable[Promise], confidence: float) -> None:
+    """Raise PromiseError for a promise that does not fit the task, or that its test split can never decide."""
+    for found in decidable(task, promises, confidence):
+        if not found["possible"]:
+            raise PromiseError(found["sentence"])
 
 
 def _share_of_examples(metric: Metric) -> bool:
@@ -320,11 +342,17 @@ def _share_of_examples(metric: Metric) -> bool:
     return metric.unit == "share" and type(metric).values is not Metric.values
 
 
-def _decidable_one(promise: Promise, n: int, confidence: float) -> dict[str, Any]:
+def _decidable_one(promise: Promise, metric: Metric, n: int, confidence: float) -> dict[str, Any]:
     """Without a single changed answer a share is known to `never_seen_bound`; a good model changes a few.
 
-    A factor leaves |1 - factor| times what the base will show, so |1 - factor| at the most.
+    A factor leaves |1 - factor| times what the base will show, so |1 - factor| at the most. Of others it is known
+    whether they can never be decided; empty where they may.
     """
+    if not _share_of_examples(metric):
+        guarded = type(metric).support is not Metric.support
+        never = f"{promise}: {n} independent test examples can prove nothing about a mean; it takes {LEAST_RESAMPLED}"
+        enough = guarded or n >= LEAST_RESAMPLED
+        return {} if enough else {"promise": str(promise), "n": n, "possible": False, "sentence": never}
     room = 1 - promise.offset if promise.relation == ">=" else promise.offset
     margin = abs(1 - promise.factor) + abs(promise.offset) if promise.factor else room
     least = never_seen_bound(n, confidence)

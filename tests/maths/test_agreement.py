@@ -85,7 +85,7 @@ def test_recall_knows_the_truth_and_only_the_first_boxes():
     rows = box_rows([boxes(A, FAR), boxes(), boxes(B)], [boxes(A, B), boxes(A), boxes()], most=2)
     assert rows[:, :2].tolist() == [[1, 2], [0, 1], [0, 0]]
     assert BoxRecall().reduce(rows, np.ones((1, 3))).tolist() == [1 / 3]
-    assert BoxRecall().support(rows).tolist() == [3]
+    assert BoxRecall().support(rows).tolist() == [2], "examples, not boxes"
     assert np.isnan(BoxRecall().reduce(rows, np.array([[0.0, 0.0, 1.0]]))).all()
     assert box_rows([boxes(A, B, FAR)], [boxes()], most=2).shape == (1, 10)
 

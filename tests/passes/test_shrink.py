@@ -167,13 +167,13 @@ def test_graphs_are_resized_too(make_onnx, tmp_path, machine, kind, opset):
     (tmp_path / "to").mkdir()
     after = Downscale(scale=0.6).apply(model, Context(TaskView(Images()), tmp_path / "to", machine))
     assert after.notes["downscale"]["image"] == [[48, 48], [28, 28]]
-    assert after.main.signature == model.main.signature
+    assert after.main.signature.inputs[0].shape == ("batch", 2, 48, 48), "its answers have the size of these images"
     image = np.ones((3, 2, 48, 48), np.float32)
     found, wanted = (drive(one, Graphs.of(one), {"image": image})["output"] for one in (after, model))
     assert found.shape == wanted.shape
     if kind == "dense":
         np.testing.assert_allclose(found[:, :, 8:16, 8:16], wanted[:, :, 8:16, 8:16], rtol=1e-4, atol=1e-5)
-        assert after.main.facts.operations < 0.5 * 9 * 2 * 4 * 48 * 48
+        assert after.main.facts.operations == 9 * 2 * 4 * 28 * 28
 
 
 def test_graphs_that_are_made_for_one_size_refuse(make_onnx, tmp_path, machine):

@@ -142,6 +142,13 @@ def test_cascade_asks_later_stages_only_for_unsure_rows(threshold, reached):
     assert [len(given["x"]) for _, given in session.given] == ([4, reached] if reached else [4])
 
 
+def test_a_cascade_goes_on_from_what_is_no_number():
+    model = Model({"a": STAGE, "b": STAGE}, Cascade(("a", "b"), (0.7,)))
+    session = Calls(a=lambda x: {"output": x * np.nan}, b=lambda x: {"output": x})
+    inputs = np.array([[9, 0], [0, 8]], np.float32)
+    assert np.array_equal(drive(model, session, {"x": inputs})["output"], inputs)
+
+
 def test_cascade_of_three_counts_stages_by_row():
     model = Model(dict.fromkeys("abc", STAGE), Cascade(("a", "b", "c"), (0.9, 0.9)))
     twice = {name: (lambda x: {"output": x * 10}) for name in "ab"}

@@ -131,11 +131,37 @@ def test_a_head_that_does_not_fit_is_made_afresh_and_the_notes_say_why(source, f
     for number, labels in enumerate((["a", "b", "c"], ["good", "bad"], ["LABEL_0", "LABEL_1"])):
         write_classifier(folder, labels)
         heads[number] = opened(source, folder, view, tmp_path / f"m{number}").notes["hf"]["head"]
-    assert "has 3 classes, the task 2" in heads[0]
+    assert "has 3 outputs, the task 2" in heads[0]
     assert "are good, bad; head='keep'" in heads[1]
     assert heads[2] == "the folder's own, in its own order"
     kept = opened(source, f"{folder}(head='fresh')", view, tmp_path / "fresh").notes["hf"]
     assert kept["builder"] == "encoder"
+
+
+def test_without_labels_the_folders_own_head_answers(source, folder, view, tmp_path):
+    unlabelled = TaskView(reviews(tmp_path, folder, target="", slices=("label",)))
+    with pytest.raises(DataError, match="no targets to fit a head to"):
+        opened(source, folder, unlabelled, tmp_path / "bare")
+    write_classifier(folder, ["good", "bad"])
+    model = opened(source, folder, unlabelled, tmp_path / "own")
+    assert model.notes["hf"]["head"] == "the folder's own, in its own order"
+    assert model.main.signature.outputs[0].shape == ("batch", 2)
+
+
+def test_a_regressors_own_head_is_kept_and_one_that_cannot_be_is_an_error(source, folder, view, tmp_path):
+    path = tmp_path / "reviews.csv"
+    lines = path.read_text().splitlines()
+    path.write_text(
+        "\n".join([f"{lines[0]},stars", *(f"{line},{0.5 + row % 9}" for row, line in enumerate(lines[1:]))])
+    )
+    rated = TaskView(reviews(tmp_path, folder, target="stars", slices=("label",)))
+    write_classifier(folder, ["LABEL_0"])
+    model = opened(source, folder, rated, tmp_path / "one")
+    assert model.notes["hf"]["builder"] == "classifier"
+    write_classifier(folder, ["good", "bad"])
+    assert "has 2 outputs, the task 1" in opened(source, folder, rated, tmp_path / "two").notes["hf"]["head"]
+    with pytest.raises(DataError, match="head='keep' cannot be: the folder's head has 2 outputs, the task 1"):
+        opened(source, f"{folder}(head='keep')", rated, tmp_path / "kept")
 
 
 def test_it_exports_with_both_axes_free_and_without_the_masks_of_the_library(source, folder, view, machine, tmp_path):

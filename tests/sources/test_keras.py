@@ -217,3 +217,11 @@ def test_what_has_no_torch_module_is_named(step):
 def test_padding_same_is_that_of_keras(size, kernel, stride, wanted):
     config = {"padding": "same", "strides": [stride]}
     assert _keras_net.pads(config, [size], [kernel]) == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"), [(np.full((2, 3), np.nan), "differ from its own by nan"), (np.zeros((2, 4)), "of shape")]
+)
+def test_answers_that_are_no_numbers_are_not_the_same(ours, said):
+    with pytest.raises(Unknown, match=said):
+        keras._largest([np.zeros((2, 3)), ours], [np.zeros((2, 3)), np.zeros((2, 3))])

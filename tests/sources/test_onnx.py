@@ -146,6 +146,30 @@ class Tokens(Steps):
         return [Example(f"{name}{i}", {"input_ids": row}) for i, row in enumerate(ids)]
 
 
+class Masked(Steps):
+    """Tokens and a mask of the same type and shape."""
+
+    name = "masked"
+
+    def split(self, name):
+        numbers = np.arange(5)
+        return [Example(f"{name}{i}", {"input_ids": numbers, "attention_mask": numbers * 0 + 1}) for i in range(6)]
+
+
+def test_inputs_of_the_tasks_names_keep_them_whatever_the_others_are_called(tmp_path):
+    sides = [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "t"]) for n in ("attention_mask", "tokens")]
+    nodes = [helper.make_node("Sub", ["tokens", "attention_mask"], ["y"])]
+    answer = helper.make_tensor_value_info("y", TensorProto.INT64, ["batch", "t"])
+    path = tmp_path / "net.onnx"
+    graph = helper.make_graph(nodes, "net", sides, [answer])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    view = TaskView(Masked())
+    model = OnnxFile().open(str(path), tmp_path / "to", view)
+    batch = next(view.batches("train", 2)).inputs
+    found = onnx_check.session(model.main.path / "model.onnx").run(None, dict(batch))[0]
+    assert np.array_equal(found, batch["input_ids"] - batch["attention_mask"])
+
+
 def words(folder, kind):
     """Write the mean of the words' rows of a table."""
     graph = helper.make_graph(

@@ -36,6 +36,16 @@ def test_the_model_answers_as_its_weights_say(folder, toy_view, machine, tmp_pat
     assert source.fingerprint(str(folder / "net.xml")) == source.fingerprint(str(folder / "net.xml"))
 
 
+def test_an_output_without_a_name_gets_one(folder, toy_view, machine, tmp_path):
+    network = openvino.Core().read_model(folder / "net.xml")
+    network.outputs[0].get_tensor().set_names(set())
+    openvino.save_model(network, tmp_path / "net.xml", compress_to_fp16=False)
+    model = OpenVinoFile().open(str(tmp_path / "net.xml"), tmp_path / "to", toy_view)
+    features = next(toy_view.batches("train", 4)).inputs["features"]
+    answer = OpenVino().load(model, machine).run({"features": features})["output"]
+    assert np.allclose(answer, features @ WEIGHT, atol=1e-5)
+
+
 def copied(folder, target):
     for name in ("net.xml", "net.bin"):
         (target / name).write_bytes((folder / name).read_bytes())

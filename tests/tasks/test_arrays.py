@@ -104,6 +104,11 @@ def test_python_objects_are_refused(tmp_path):
             "row 19 is in the splits",
         ),
         ({"x": X, "target": Y, "split_train": np.arange(50)}, "row numbers from 0 to 39"),
+        ({"x": X, "target": Y, "split_test": np.arange(9)}, "split_validation, split_test; found split_test"),
+        (
+            {"x": X, "target": Y, "split_train": np.arange(9), "split_val": np.arange(9, 20)},
+            "found split_train, split_val",
+        ),
         ({"x": X, "target": Y, "split_train": np.array([0.5])}, "row numbers from 0 to 39"),
         ({"x": X, "target": Y, "split_train": np.arange(40)}, "the test split is empty"),
     ],

@@ -63,6 +63,14 @@ def test_given_folders_are_the_splits(photos, tmp_path):
     assert task.describe()["duplicates"]["train/test"] + task.describe()["duplicates"]["validation/test"] == 0
 
 
+def test_a_split_of_another_name_does_not_become_a_class(tmp_path):
+    for split in ("train", "val"):
+        for label in ("cat", "dog"):
+            picture(tmp_path / split / label / "0.png")
+    with pytest.raises(DataError, match="train beside val: folders of splits are named train, validation, test"):
+        Images(str(tmp_path)).split("train")
+
+
 @pytest.mark.parametrize("size", [-3, 4097, 1_000_000])
 def test_a_size_that_cannot_be_is_refused(size):
     with pytest.raises(RecipeError, match=f"resize takes 0 to 4096 pixels, got {size}"):

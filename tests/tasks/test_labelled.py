@@ -187,6 +187,21 @@ def test_data_without_labels_offers_agreement_alone():
     assert near.metrics[0].values(pairs).tolist() == [1, 1, 1]
 
 
+def test_one_number_an_answer_agrees_with_nothing_unless_a_tolerance_is_said():
+    task = Given(data=rows(targets=None, labels=()))
+    batch = task.collate(task.split("test")[:3])
+    for output in (np.zeros((3, 1)), np.zeros(3)):
+        with pytest.raises(DataError, match="one number an example, and there are no labels: say tolerance=NUMBER"):
+            task.score({"output": output}, batch)
+
+
+def test_weights_are_for_classes():
+    numbers = np.linspace(0, 1, 60)
+    for data in (rows(targets=numbers, labels=()), rows(targets=None, labels=())):
+        with pytest.raises(DataError, match="weights are for classes, and given has none"):
+            assert Given(data=data, weights=("balanced",)).class_weights
+
+
 def test_sequences_are_cut_to_their_length_and_padded_in_the_batch():
     sequence = np.zeros((60, 9, 2), np.float32)
     length = 1 + np.arange(60) % 4

@@ -63,7 +63,7 @@ def test_names_numbers_and_mappings():
         [((random.random((20, 2)), random.random((20, 2))), random.random(20))] * 1, batch(1), names=("a", "b")
     )
     assert named.train is not None
-    assert str(named) == "loaders(seed=0)"
+    assert str(named) == "loaders(names=('a', 'b'))", "without the loaders themselves"
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ import json
 import multiprocessing
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from trimtab.errors import OutputError
-from trimtab.values.store import Store, write_atomically
+from trimtab.values.store import UNFINISHED_S, Store, write_atomically
 
 
 def build(folder: Path) -> None:
@@ -76,6 +77,20 @@ def test_the_longest_unused_go_first(store):
     one = store.entries()[0][1]
     assert store.shrink(2 * one) == one
     assert [key for key, _, _ in store.entries()] == ["b", "c"]
+
+
+def test_work_that_nobody_goes_on_with_is_tidied_up(store):
+    for name in ("old", "new"):
+        (store.keep(name) / "checkpoint").write_text("half")
+    store.make("k", build)
+    (store.root / "making" / "killed").mkdir()
+    long_ago = time.time() - UNFINISHED_S - 1
+    for path in (store.keep("old") / "checkpoint", store.keep("old"), store.root / "making" / "killed"):
+        os.utime(path, (long_ago, long_ago))
+    assert store.shrink(10**9) == 0
+    assert [folder.name for folder in (store.root / "kept").iterdir()] == ["new"]
+    assert list((store.root / "making").iterdir()) == []
+    assert store.get("k")
 
 
 def test_growing_past_the_limit_drops_what_nobody_here_uses(tmp_path):

@@ -127,8 +127,8 @@ class BoxRecall(Metric):
     unit: str = "share"
 
     def support(self, rows: Floats) -> Floats:
-        """Return how many true boxes there are, as the one part of the metric."""
-        return np.array([rows[:, TRUE].sum()])
+        """Return how many examples have true boxes, as the one part of the metric."""
+        return np.array([(rows[:, TRUE] > 0).sum()], dtype=np.float64)
 
     def reduce(self, rows: Floats, weights: Floats) -> Floats:
         """Return the share under each weighting, float[R]; NaN where there is no true box."""

@@ -11,34 +11,16 @@ Examples must come in an order independent of their outcome: shuffle first.
 Source: Waudby-Smith and Ramdas (2024), JRSS B 86:1, section 4 (capital) and appendix B.3 (aGRAPA).
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-Verdict = Literal["accept", "drop", "continue"]
 
 BOLDNESS = 0.5
 """Largest stake, as a part of the one at which a single example could take all the capital."""
 
 PRIOR_VARIANCE = 0.05
 """Guess of the variance, worth one example: it keeps the first stakes small."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the examples so far have decided.
-
-    >>> decide([0.0] * 2000, margin=0.01, alpha=0.05).verdict
-    'accept'
-    """
-
-    verdict: Verdict
-    """accept: the loss is below the margin; drop: it is above; continue: neither yet."""
-    examples: int
-    """How many examples had been read when it was decided; all of them if it was not."""
 
 
 def accept_process(differences: ArrayLike, margin: float) -> Floats:
@@ -63,25 +45,6 @@ def drop_process(differences: ArrayLike, margin: float) -> Floats:
     return _capital(values - margin, 1 / (1 + margin))
 
 
-def decide(differences: ArrayLike, margin: float, alpha: float = 0.05) -> Decision:
-    """The first crossing of 1 / alpha by either process; each errs with chance at most alpha, however often one looks.
-
-    Calling it again with more examples appended gives the same path, continued.
-
-    Raises:
-        ValueError: as `accept_process`, or if alpha is no fraction.
-    """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha is {alpha}; it must lie between 0 and 1, such as 0.05")
-    values = _checked(differences, margin)
-    n = len(values)
-    accepted = _first(accept_process(values, margin) >= 1 / alpha)
-    dropped = _first(drop_process(values, margin) >= 1 / alpha)
-    if min(accepted, dropped) == n:
-        return Decision("continue", n)
-    return Decision("accept" if accepted < dropped else "drop", min(accepted, dropped) + 1)
-
-
 def _capital(gains: Floats, ruin: float) -> Floats:
     logs = np.cumsum(np.log1p(_stakes(gains, BOLDNESS * ruin) * gains))
     return np.asarray(np.exp(np.minimum(logs, 700.0)), dtype=np.float64)
@@ -97,10 +60,6 @@ def _stakes(gains: Floats, largest: float) -> Floats:
 
 def _before(sums: Floats) -> Floats:
     return np.concatenate([np.zeros(min(1, len(sums))), sums[:-1]])
-
-
-def _first(crossed: NDArray[np.bool_]) -> int:
-    return int(np.argmax(crossed)) if crossed.any() else len(crossed)
 
 
 def _checked(differences: ArrayLike, margin: float) -> Floats:

@@ -15,6 +15,7 @@ from trimtab.passes import Context
 from trimtab.run import onnx_check, onnx_facts, onnx_files
 from trimtab.run.onnx_guard import guarded
 from trimtab.run.program import drive
+from trimtab.values.facts import Facts
 from trimtab.values.model import Model, Part, Scan, Single
 from trimtab.values.session import Arrays, Session
 from trimtab.values.task import Batch, TaskView
@@ -25,8 +26,14 @@ CHECKED = 4
 """Training examples on which two graphs must answer the same."""
 
 
+def in_one_call(facts: Facts) -> Facts:
+    """Return facts of one call that does the work of all."""
+    by = {kind: count * facts.calls for kind, count in facts.operations_by.items()}
+    return replace(facts, operations=facts.operations * facts.calls, operations_by=by, calls=1)
+
+
 def example_sizes(model: Model, view: TaskView) -> dict[str, int]:
-    """Return the symbolic sizes of the part `main` on which all examples agree, the batch not among them.
+    """Return the symbolic sizes of the part `main` on which all `SEEN` examples agree, the batch not among them.
 
     Only programs that call one part are looked into; a size that varies, such as a time axis, is left out.
     """

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from trimtab.errors import Refused, one_line
-from trimtab.passes import Context, Pass, Stage
+from trimtab.passes import Context, Pass, Stage, Use
 from trimtab.run import onnx_check, onnx_files
 from trimtab.run.onnx_resize import resized
 from trimtab.values.facts import Facts
 from trimtab.values.machine import Machine
-from trimtab.values.model import Model, Part, Single
+from trimtab.values.model import Model, Part, Signature, Single, TensorSpec
 from trimtab.values.session import Arrays
 from trimtab.values.task import Batch
 
@@ -44,6 +44,7 @@ class Downscale(Pass):
 
     formats: ClassVar = {"torch": "torch", "onnx": "onnx"}
     stage: ClassVar[Stage] = "structure"
+    uses: ClassVar[frozenset[Use]] = frozenset({"train"})
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < 1:
@@ -146,19 +147,30 @@ def _by_onnx(settings: Downscale, model: Model, context: Context, batch: Batch, 
     name, proto = next(iter(model.parts)), onnx_files.load(part)
     given = {spec.name: np.asarray(batch.inputs[spec.name], spec.dtype) for spec in part.signature.inputs}
     names = [spec.name for spec in part.signature.outputs]
+    images = {image: (whole[image], smaller[image]) for image in smaller}
     try:
-        found = onnx_check.session(resized(proto, smaller, {}).SerializeToString()).run(names, given)
+        found = onnx_check.session(resized(proto, images, {}).SerializeToString()).run(names, given)
     except Exception as error:  # onnxruntime's own
         raise Refused(f"smaller images this model cannot take: {one_line(error)}") from error
-    new = resized(proto, smaller, _dense(part, dict(zip(names, found, strict=True)), whole))
+    new = resized(proto, images, _dense(part, dict(zip(names, found, strict=True)), whole))
     saved = onnx_files.save(new, context.scratch / name, {"batch": 1, **_free(part, whole)})
-    return replace(saved, signature=part.signature)
+    return replace(saved, signature=_of_one_size(part.signature, _free(part, whole)))
+
+
+def _of_one_size(signature: Signature, sizes: Mapping[str, int]) -> Signature:
+    """Return the signature with the sides of images as numbers: an answer is brought back to that size alone."""
+
+    def fixed(side: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(replace(spec, shape=tuple(sizes.get(str(size), size) for size in spec.shape)) for spec in side)
+
+    return replace(signature, inputs=fixed(signature.inputs), outputs=fixed(signature.outputs))
 
 
 def _free(part: Part, whole: Mapping[str, Size]) -> dict[str, int]:
     """Return what the symbolic sides of images stand for."""
     sides = ((spec.shape[2:], whole[spec.name]) for spec in part.signature.inputs if spec.name in whole)
-    return {str(name): size for names, sizes in sides for name, size in zip(names, sizes, strict=True)}
+    pairs = ((name, size) for names, sizes in sides for name, size in zip(names, sizes, strict=True))
+    return {name: size for name, size in pairs if isinstance(name, str)}
 
 
 def _dense(part: Part, found: Arrays, whole: Mapping[str, Size]) -> dict[str, Size]:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from trimtab.errors import Refused
 from trimtab.passes import Context, Pass, Stage, Use
-from trimtab.passes._graph import check_same, first_batch, outputs_read
+from trimtab.passes._graph import check_same, first_batch, in_one_call, outputs_read
 from trimtab.run import onnx_files
 from trimtab.run.onnx_loop import CHANCE, CannotLoop, looped
 from trimtab.values.facts import Facts
@@ -38,8 +38,7 @@ class Loop(Pass):
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Return facts of one call that does the work of all."""
-        by = {kind: count * facts.calls for kind, count in facts.operations_by.items()}
-        return replace(facts, operations=facts.operations * facts.calls, operations_by=by, calls=1)
+        return in_one_call(facts)
 
     def refuses(self, model: Model, machine: Machine) -> str | None:
         """Refuse models that decode nothing."""

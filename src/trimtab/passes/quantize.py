@@ -35,6 +35,9 @@ CALIBRATIONS = ("minmax", "percentile", "mse")
 GROUPS = (16, 32, 64, 128, 256)
 CHECKED = 4
 """Calls, of up to 16 training examples, on which the quantized model is compared with the float one."""
+COMPARING, LAYER_S = 256, 0.06
+"""Runs of an example that comparing a statically quantized model takes, and seconds that onnxruntime's quantizer takes
+for a layer."""
 MOST_CHOICES = 4
 LARGE = 30_000_000
 """Weights of linear layers from which reading them is what costs, so that 4 bits of them are quicker."""
@@ -110,9 +113,11 @@ class Quantize(Pass):
         return (*light, *dynamic, cls(harm=0.3), cls())[:MOST_CHOICES]
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
-        """Return the seconds of calibration and choice."""
-        runs = self.samples if self.method == "static" else CHECKED
-        return 1.0 + (runs + mixing_runs(facts, self.harm)) * facts.operations / RATE
+        """Return the seconds of calibration, of choice, of writing each layer anew, and of comparing the answers."""
+        static = self.method == "static"
+        runs = self.samples + COMPARING if static else CHECKED
+        written = LAYER_S * sum(facts.layers.values()) * (1 + self.exact) if static else 0.0
+        return 1.0 + written + (runs + mixing_runs(facts, self.harm)) * facts.operations / RATE
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Return the facts at fewer bits, with a loss usual for such nets; unchanged where little is reached."""

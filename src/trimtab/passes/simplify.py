@@ -1,9 +1,9 @@
 """Simplify an ONNX graph without changing what it computes: fold constants, decide branches, drop what is not needed.
 
-onnxscript's optimizer does the folding. What it needs to know is which sizes never change: all training examples tell
-that. Then shapes are constants, and with them most conditions. Weights in `Constant` nodes become initializers, where
-quantizers look for them. Rows of few features are laid out with the features in front. Convolution, batch norm and
-activation are left as they are: every runtime fuses them itself.
+onnxscript's optimizer does the folding. What it needs to know is which sizes never change: the first examples of
+training and validation tell that. Then shapes are constants, and with them most conditions. Weights in `Constant` nodes
+become initializers, where quantizers look for them. Rows of few features are laid out with the features in front.
+Convolution, batch norm and activation are left as they are: every runtime fuses them itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Simplify(Pass):
     batch: int = 0
     """A fixed number of examples a call, which lets a runtime plan its memory; 0 leaves it free."""
     sizes: bool = True
-    """Fix the other sizes on which all training examples agree."""
+    """Fix the other sizes on which the first examples agree; a graph that meets another size refuses it."""
 
     formats: ClassVar[Mapping[str, str]] = {"onnx": "onnx"}
     stage: ClassVar[Stage] = "graph"

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from trimtab.errors import Refused
 from trimtab.passes import Context, Pass, Stage, Use
 from trimtab.passes._fold import folded
-from trimtab.passes._graph import check_same, example_sizes, first_batch, outputs_read, saved, set_sizes
+from trimtab.passes._graph import check_same, example_sizes, first_batch, in_one_call, outputs_read, saved, set_sizes
 from trimtab.run import onnx_check, onnx_files
 from trimtab.run.onnx_unroll import STEPS, CannotUnroll, unrolled
 from trimtab.values.facts import Facts
@@ -40,8 +40,7 @@ class Unroll(Pass):
 
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Return facts of one call that does the work of all."""
-        by = {kind: count * facts.calls for kind, count in facts.operations_by.items()}
-        return replace(facts, operations=facts.operations * facts.calls, operations_by=by, calls=1)
+        return in_one_call(facts)
 
     def seconds(self, facts: Facts, machine: Machine) -> float | None:
         """Return about a second, and more for many weights."""

@@ -15,8 +15,10 @@ OPTIONAL, UNUSED = 13, "resize/unused"
 """The version from which a resize by sizes may leave out its other inputs; before, they are empty."""
 
 
-def resized(model: onnx.ModelProto, images: Mapping[str, Size], dense: Mapping[str, Size]) -> onnx.ModelProto:
-    """Return the graph with inputs `images` brought to a size (height, width), and outputs `dense` to another.
+def resized(
+    model: onnx.ModelProto, images: Mapping[str, tuple[Size, Size]], dense: Mapping[str, Size]
+) -> onnx.ModelProto:
+    """Return the graph with inputs `images` brought from one size (height, width) to another, outputs `dense` to one.
 
     Names and types stay; sizes inferred inside are forgotten.
     """
@@ -29,10 +31,10 @@ def resized(model: onnx.ModelProto, images: Mapping[str, Size], dense: Mapping[s
         graph.initializer.append(numpy_helper.from_array(np.zeros(0, np.float32), UNUSED))
     del graph.value_info[:]
     front, behind = list[onnx.NodeProto](), list[onnx.NodeProto]()
-    for name, size in images.items():
-        front += _resize(graph, name, f"{name}/resized", size, unused)
+    for name, sizes in images.items():
+        front += _by_scale(graph, name, f"{name}/resized", sizes, unused)
     for name, size in dense.items():
-        behind += _resize(graph, f"{name}/small", name, size, unused)
+        behind += _by_size(graph, f"{name}/small", name, size, unused)
     inside = {**{name: f"{name}/resized" for name in images}, **{name: f"{name}/small" for name in dense}}
     for inner in onnx_facts.graphs_of(model=new):
         for node in inner.node:
@@ -44,19 +46,30 @@ def resized(model: onnx.ModelProto, images: Mapping[str, Size], dense: Mapping[s
     return new
 
 
-def _resize(graph: onnx.GraphProto, name: str, to: str, size: Sequence[int], unused: str) -> list[onnx.NodeProto]:
-    """Return the nodes that bring [N, C, H, W] to a size by bilinear interpolation between pixels' centres."""
+def _by_scale(
+    graph: onnx.GraphProto, name: str, to: str, sizes: tuple[Size, Size], unused: str
+) -> list[onnx.NodeProto]:
+    """Return the node that brings [N, C, *whole] to a size: of scales every runtime knows the shapes that follow.
+
+    A side is the whole one times its scale, rounded down: the scale is the least float32 that reaches it.
+    """
+    ratios = (np.nextafter(np.float32(side / whole), np.float32(np.inf)) for whole, side in zip(*sizes, strict=True))
+    graph.initializer.append(numpy_helper.from_array(np.array([1, 1, *ratios], np.float32), f"{to}/scales"))
+    return [_resize([name, unused, f"{to}/scales"], to)]
+
+
+def _by_size(graph: onnx.GraphProto, name: str, to: str, size: Size, unused: str) -> list[onnx.NodeProto]:
+    """Return the nodes that bring [N, C, H, W] to a size."""
     constants = {f"{to}/size": size, f"{to}/0": [0], f"{to}/2": [2]}
     graph.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), n) for n, v in constants.items())
     return [
         helper.make_node("Shape", [name], [f"{to}/shape"]),
         helper.make_node("Slice", [f"{to}/shape", f"{to}/0", f"{to}/2"], [f"{to}/head"]),
         helper.make_node("Concat", [f"{to}/head", f"{to}/size"], [f"{to}/sizes"], axis=0),
-        helper.make_node(
-            "Resize",
-            [name, unused, unused, f"{to}/sizes"],
-            [to],
-            mode="linear",
-            coordinate_transformation_mode="half_pixel",
-        ),
+        _resize([name, unused, unused, f"{to}/sizes"], to),
     ]
+
+
+def _resize(inputs: Sequence[str], to: str) -> onnx.NodeProto:
+    """Return the node that interpolates between pixels' centres, bilinearly."""
+    return helper.make_node("Resize", inputs, [to], mode="linear", coordinate_transformation_mode="half_pixel")

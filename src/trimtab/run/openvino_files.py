@@ -7,6 +7,7 @@ says, so that it is enough to see that both are plain files of that folder.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from trimtab.errors import CorruptFile, UnsafeFile
 
@@ -23,6 +24,15 @@ def model(folder: Path) -> Path:
     for path in (folder / MODEL, folder / WEIGHTS):
         check(path)
     return folder / MODEL
+
+
+def name_tensors(network: Any) -> Any:
+    """Give inputs and outputs without a name one, in place: models converted from torch have none at their end."""
+    for side, sort in ((network.inputs, "input"), (network.outputs, "output")):
+        for number, tensor in enumerate(side):
+            if not tensor.get_names():
+                tensor.get_tensor().set_names({f"{sort}_{number}" if len(side) > 1 else sort})
+    return network
 
 
 def check(path: Path) -> None:

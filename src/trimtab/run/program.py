@@ -204,7 +204,7 @@ def _cascade(program: Cascade, model: Model, session: Session, inputs: Values) -
         answer[asking], stage[asking] = logits, number
         if number == len(program.thresholds):
             break
-        unsure = confidence(logits) < program.thresholds[number]
+        unsure = ~(confidence(logits) >= program.thresholds[number])  # of what is no number nobody is sure
         asking = asking[unsure]
         if not len(asking):
             break

@@ -99,7 +99,7 @@ class OpenVino(Runtime):
             "ENABLE_CPU_PINNING": False,
         }
         path = openvino_files.model(part.path) if part.format == "openvino" else guarded(part.path)
-        network = core.read_model(path)
+        network = openvino_files.name_tensors(core.read_model(path))
         if one:
             network.reshape({spec.name: [1, *spec.shape[1:]] for spec in part.signature.inputs})
         return core.compile_model(network, "CPU", settings).create_infer_request()

@@ -109,8 +109,9 @@ def fit(found: Signature, given: Arrays, reading: Reading, task: str) -> Fit:
     plain = [spec for spec in found.inputs if spec.name not in state.values()]
     if len(plain) > len(given):
         raise DataError(f"the model takes {show(found.inputs)}, and {task} gives {_given(given)} only{_advice(plain)}")
-    same = all(spec.name in given for spec in plain)
-    names = {spec.name: spec.name if same else name for spec, name in zip(plain, given, strict=False)}
+    wanted = {spec.name for spec in plain}
+    left = (name for name in given if name not in wanted)  # goes by the order
+    names = {spec.name: spec.name if spec.name in given else next(left) for spec in plain}
     asked = {names.get(name, name) for name in reading.over}
     if asked - set(names.values()):
         raise DataError(f"over={(asked - set(names.values())).pop()!r} is no input{suggest('', names)}")

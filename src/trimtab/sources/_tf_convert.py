@@ -1,7 +1,7 @@
 """Converts a SavedModel to ONNX inside the environment that has TensorFlow: `python _tf_convert.py FOLDER FILE OPSET`.
 
 It imports nothing of trimtab, which is not installed there. A SavedModel is data, but some operators reach beyond it:
-those that read or write files or call Python are looked for before TensorFlow loads anything.
+those that read or write files, call Python, or carry a graph that may, are looked for before TensorFlow loads anything.
 """
 
 import json
@@ -9,7 +9,18 @@ import os
 import sys
 from pathlib import Path
 
-BEYOND = ("PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles", "WholeFileReaderV2")
+BEYOND: tuple[str, ...] = (
+    "PyFunc",
+    "PyFuncStateless",
+    "EagerPyFunc",
+    "ReadFile",
+    "WriteFile",
+    "MatchingFiles",
+    "WholeFileReader",
+)
+BEYOND += ("WholeFileReaderV2", "DatasetFromGraph", "PrintV2", "ImmutableConst", "Save", "SaveSlices", "DebugIdentity")
+BEYOND += ("DebugIdentityV2", "DebugIdentityV3", "SaveDataset", "SaveDatasetV2", "LoadDataset", "TFRecordDataset")
+BEYOND += ("TextLineDataset", "FixedLengthRecordDataset", "FixedLengthRecordDatasetV2")
 SIGNATURE = "serving_default"
 
 

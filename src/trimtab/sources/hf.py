@@ -143,11 +143,11 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _description(config: Mapping[str, Any], task: TaskView, choices: Choices) -> tuple[dict[str, Any], str]:
     """Return how to build the model for the task, and a sentence on its head."""
-    inputs, classes = tuple(artefact.example(task, 1).inputs), _classes(task)
+    inputs = tuple(artefact.example(task, 1).inputs)
     settings: dict[str, Any] = {"config": {key: value for key, value in config.items() if key not in DROPPED}}
     order, note = _own_head(config, task, choices)
     if inputs == ("image",):
-        return _build("image", settings | {"order": order or list(range(classes))}), note
+        return _build("image", settings | {"order": order or list(range(_classes(task)))}), note
     if sorted(inputs) != sorted(TOKENS):
         raise DataError(
             f"hf: takes input_ids and attention_mask, or an image; {task.task.name} gives {', '.join(inputs)}; "
@@ -157,7 +157,7 @@ def _description(config: Mapping[str, Any], task: TaskView, choices: Choices) ->
         raise DataError(f"{config['model_type']} is an encoder with a decoder; hf: takes encoders alone")
     if order:
         return _build("classifier", settings | {"order": order}), note
-    return _build("encoder", settings | {"classes": classes, "pooling": choices.pooling}), note
+    return _build("encoder", settings | {"classes": _classes(task), "pooling": choices.pooling}), note
 
 
 def _build(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,7 +165,11 @@ def _build(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _classes(task: TaskView) -> int:
-    return len(task.task.labels) or int(np.asarray(artefact.example(task, 1).targets).size)
+    """Return how many outputs the task wants; raises DataError where it has no targets that would tell."""
+    targets = artefact.example(task, 1).targets
+    if targets is None:
+        raise DataError(f"{task.task.name} has no targets to fit a head to, and the folder's own head is not taken")
+    return len(task.task.labels) or int(np.asarray(targets).size)
 
 
 def _own_head(config: Mapping[str, Any], task: TaskView, choices: Choices) -> tuple[list[int], str]:
@@ -176,9 +180,13 @@ def _own_head(config: Mapping[str, Any], task: TaskView, choices: Choices) -> tu
     labels, own = list(task.task.labels), _own_labels(config)
     if choices.head == "fresh":
         return [], "fresh, as asked"
-    if len(own) != len(labels):
-        return [], f"fresh: the folder's head has {len(own)} classes, the task {len(labels)}"
-    if choices.head == "keep" or all(map(NAMELESS.fullmatch, own)):
+    unlabelled = artefact.example(task, 1).targets is None
+    wanted = len(own) if unlabelled else _classes(task)
+    if len(own) != wanted:
+        if choices.head == "keep":
+            raise DataError(f"head='keep' cannot be: the folder's head has {len(own)} outputs, the task {wanted}")
+        return [], f"fresh: the folder's head has {len(own)} outputs, the task {wanted}"
+    if choices.head == "keep" or not labels or all(map(NAMELESS.fullmatch, own)):
         return list(range(len(own))), "the folder's own, in its own order"
     known = [name.casefold() for name in own]
     if sorted(known) != sorted(label.casefold() for label in labels):

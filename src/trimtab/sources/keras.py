@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from trimtab.errors import CorruptFile, DataError, Refused, UnsafeFile
 from trimtab.fit import code
 from trimtab.fit import module as artefact
-from trimtab.run import onnx_order
+from trimtab.run import onnx_check, onnx_files, onnx_order
 from trimtab.sources import Source, _keras_net, _keras_weights
 from trimtab.sources._keras_net import Net, Unknown
 from trimtab.values.model import Model
@@ -254,22 +254,35 @@ def _difference(net: Net, room: Path) -> float:
             found = [answer.numpy() for answer in artefact.named(net(*inputs)).values()]
     except (RuntimeError, TypeError, ValueError) as error:
         raise Unknown(f"a graph that torch runs otherwise ({str(error).partition(chr(10))[0]})") from error
+    return _largest(found, expected)
+
+
+def _largest(found: Iterable[NDArray[Any]], expected: Iterable[NDArray[Any]]) -> float:
+    """Return the greatest absolute difference; raises Unknown where it is beyond the tolerance, or no number."""
     worst = 0.0
     for ours, theirs in zip(found, expected, strict=True):
         if ours.shape != theirs.shape:
-            raise Unknown(f"answers of shape {list(theirs.shape)}, in torch {list(ours.shape)}")
-        worst = max(worst, float(np.abs(ours - theirs).max(initial=0.0)))
-        if not worst <= TOLERANCE * max(1.0, float(np.abs(theirs).max(initial=0.0))):
-            raise Unknown(f"answers that differ from torch's by {worst:.3g}")
+            raise Unknown(f"answers of shape {list(theirs.shape)}, here {list(ours.shape)}")
+        difference = float(np.abs(ours - theirs).max(initial=0.0))
+        if not difference <= TOLERANCE * max(1.0, float(np.abs(theirs).max(initial=0.0))):
+            raise Unknown(f"answers that differ from its own by {difference:.3g}")
+        worst = max(worst, difference)
     return worst
 
 
 def _through_onnx(  # noqa: PLR0913  (what was found out before)
     ref: str, room: Path, told: Mapping[str, Any], scratch: Path, task: TaskView, reason: str
 ) -> Model:
-    """Open Keras's own export as `onnx:FILE` is opened, its images turned."""
+    """Open Keras's own export as `onnx:FILE` is opened, its images turned; refused where it answers otherwise."""
     onnx_order.channels_first(room / "model.onnx", told["turned"])
     opened: Model = registry("sources").take("onnx")().open(str(room / "model.onnx"), scratch, task)
+    session = onnx_check.session(onnx_files.load(opened.main).SerializeToString())
+    with np.load(room / "example.npz", allow_pickle=False) as given, np.load(room / "answer.npz") as wanted:
+        found = session.run(None, {value.name: given[value.name] for value in session.get_inputs()})
+        try:
+            _largest(found, [wanted[name] for name in wanted.files])
+        except Unknown as error:
+            raise Refused(f"{ref}: there is no torch module for {reason}, and Keras's export gives {error}") from error
     note = f"no torch module for {reason}; exported by Keras to ONNX, where training and pruning do not apply"
     return Model(
         opened.parts,

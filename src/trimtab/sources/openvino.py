@@ -70,7 +70,7 @@ def _files(ref: str) -> tuple[Path, Path]:
 
 def _read(path: Path, ref: str) -> Any:
     try:
-        return openvino.Core().read_model(path)
+        return openvino_files.name_tensors(openvino.Core().read_model(path))
     except RuntimeError as error:
         first = str(error).strip().splitlines()[-1]
         raise CorruptFile(f"{ref} is not a whole OpenVINO model: {first}; convert or copy it again") from error

@@ -13,8 +13,8 @@ from trimtab.errors import DataError
 from trimtab.tasks._data import Array
 from trimtab.values.registry import missing
 
-BLANKS = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
-"""What means a missing value in text, in any case."""
+BLANKS = frozenset({"", "na", "n/a", "nan", "null", "?"})
+"""What means a missing value, in any case; beside numbers so does "none", which may well be a class."""
 MOST_CHARACTERS = 2**24
 """In one value; Python's own limit of 131,072 is less than a long text has."""
 
@@ -67,7 +67,7 @@ def typed(values: Sequence[str]) -> Array:
     known = ["" if value.lower() in BLANKS else value for value in values]
     for kind, blank in ((np.int64, ""), (np.float64, "nan")):
         try:
-            return np.array([value or blank for value in known]).astype(kind)
+            return np.array([blank if value.lower() in ("", "none") else value for value in known]).astype(kind)
         except (ValueError, OverflowError):
             continue
     return np.array(known)

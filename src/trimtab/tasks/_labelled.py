@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
@@ -27,12 +27,10 @@ from trimtab.run.frontend import prepare
 from trimtab.tasks._augment import moved
 from trimtab.tasks._data import Array, Data, Examples
 from trimtab.tasks._splits import Parts, cut, duplicates, given_parts, row_hashes
-from trimtab.values.notation import Step
+from trimtab.values.notation import Step, plain_fields
 from trimtab.values.task import SPLITS, Batch, Example, Metric, Split, Task
 
 T = TypeVar("T")
-PLAIN = (bool, int, float, str, tuple)
-"""Types of the fields that a reference can say."""
 
 
 def computed(function: Callable[[Any], T]) -> T:
@@ -68,10 +66,7 @@ class Labelled(Task):
             raise DataError(f"clean is {self.clean!r}; it takes 'drop', or nothing")
 
     def __str__(self) -> str:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        defaults = {each.name: each.default for each in fields(self)}
-        plain = {name: value for name, value in values.items() if isinstance(value, PLAIN) and value != defaults[name]}
-        return str(Step(self.name, (), plain))
+        return str(Step(self.name, (), plain_fields(self)))
 
     @abstractmethod
     def read(self) -> Data:
@@ -101,6 +96,10 @@ class Labelled(Task):
     def class_weights(self) -> tuple[float, ...] | None:
         if not self.weights:
             return None
+        if not self.labels:
+            raise DataError(
+                f"weights are for classes, and {self.name} has none: leave them out, or say what is a class"
+            )
         if self.weights in ("balanced", ("balanced",)):
             counts = np.bincount(self._targets("train"), minlength=len(self.labels))
             return tuple((counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist())
@@ -135,6 +134,11 @@ class Labelled(Task):
         try:
             if self.labels and output.shape[1:] != (len(self.labels),):
                 raise ValueError(f"{len(self.labels)} scores an example are needed, got {list(output.shape[1:])}")
+            if classes and batch.targets is None and output[0].size < 2:
+                raise ValueError(
+                    "it gives one number an example, and there are no labels: say tolerance=NUMBER, up to which two "
+                    "answers agree"
+                )
             if classes:
                 return classification_rows(output, batch.targets, self.top_k)
             return regression_rows(output, batch.targets)

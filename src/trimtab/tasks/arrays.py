@@ -19,7 +19,8 @@ from trimtab.tasks._data import Array, Data, encoded
 from trimtab.tasks._labelled import Labelled
 from trimtab.values.task import SPLITS
 
-OTHERS = ("target", "id", "cluster", "labels", *(f"split_{name}" for name in SPLITS))
+OTHERS = ("target", "id", "cluster", "labels")
+PREFIXES = ("slice_", "split_")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Arrays(Labelled):
     def read(self) -> Data:
         """Read the arrays; those with Python objects in them are refused."""
         arrays = loaded(Path(self.path))
-        inputs = {name: array for name, array in arrays.items() if name not in OTHERS and name[:6] != "slice_"}
+        inputs = {name: array for name, array in arrays.items() if name not in OTHERS and name[:6] not in PREFIXES}
         if not inputs or any(array.ndim == 0 for array in arrays.values()):
             raise DataError(f"{self.path} must hold an input, and arrays with one row an example; has {shapes(arrays)}")
         for name, array in inputs.items():
@@ -87,7 +88,11 @@ def loaded(path: Path) -> dict[str, Array]:
 
 def given(arrays: dict[str, Array], count: int) -> Array | None:
     """Turn row numbers of the splits into a split name for each row; raises DataError where they overlap."""
-    if "split_train" not in arrays:
+    said = [name for name in arrays if name.startswith("split_")]
+    known = [f"split_{name}" for name in SPLITS]
+    if said and ("split_train" not in said or not {*said} <= {*known}):
+        raise DataError(f"the splits are arrays of row numbers, {', '.join(known)}; found {', '.join(said)}")
+    if not said:
         return None
     names = np.full(count, "", dtype="U10")
     for split in SPLITS:

@@ -59,7 +59,11 @@ class Images(Labelled):
         root = Path(self.path)
         files = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
         places = [path.relative_to(root).parts for path in files]
-        split = bool(places) and all(parts[0] in SPLITS for parts in places)
+        tops = {parts[0] for parts in places}
+        split = bool(tops) and tops <= {*SPLITS}
+        if not split and "train" in tops and any(len(parts) > 2 for parts in places):
+            strange = ", ".join(sorted(tops - {*SPLITS}))
+            raise DataError(f"{root} holds train beside {strange}: folders of splits are named {', '.join(SPLITS)}")
         if not files or min(map(len, places)) < 2 + split:
             raise DataError(f"{root} must hold images in one folder for each class, as {root / 'cat' / '1.png'}")
         labels, targets = np.unique([parts[split] for parts in places], return_inverse=True)

@@ -42,9 +42,6 @@ class Loaders(Labelled):
     kind: str = ""
     """`classification` or `regression`."""
 
-    def __str__(self) -> str:
-        return f"loaders(seed={self.seed})"
-
     def read(self) -> Data:
         """Read every batch of every loader."""
         given = {"train": self.train, "test": self.test}

@@ -57,7 +57,7 @@ class TextBoxes(Labelled):
         return (BoxAgreement(), BoxF1(), BoxRecall())
 
     def read(self) -> Data:
-        """Draw the images; the boxes drawn are the targets, float[n, 4 * 16], NaN behind the last."""
+        """Draw the images; the boxes drawn are the targets, float[n, 4 * 16], -1 behind the last."""
         if self.images < 10 or self.size < 64:
             raise DataError(
                 f"text_boxes takes 10 images or more of 64 pixels or more, got {self.images} of {self.size}"

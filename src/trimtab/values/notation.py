@@ -21,6 +21,8 @@ from trimtab.errors import RecipeError, suggest
 
 NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 OPENING, CLOSING = "([{", ")]}"
+PLAIN = (bool, int, float, str, tuple)
+"""Types of the fields that a reference can say."""
 T = TypeVar("T")
 
 
@@ -220,6 +222,13 @@ def _fit(name: str, key: str, value: Any, hint: Any) -> Any:
 def _word(value: Any) -> Any:
     bare = isinstance(value, Recipe) and len(value.steps) == 1 and value.runtime is None
     return value.steps[0].name if bare and str(value) == value.steps[0].name else value
+
+
+def plain_fields(thing: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that a reference can say, without those at their default."""
+    named = {f.name: getattr(thing, f.name) for f in fields(thing)}
+    plain = [f for f in fields(thing) if isinstance(named[f.name], PLAIN)]
+    return {f.name: named[f.name] for f in plain if named[f.name] != f.default}
 
 
 def show(thing: Any, name: str) -> str:

@@ -21,6 +21,8 @@ from pathlib import Path
 from trimtab.errors import OutputError, UnsafeFile
 
 MANIFEST = "manifest.json"
+UNFINISHED_S = 7 * 86_400.0
+"""Age, in seconds, from which unfinished work counts as given up."""
 
 
 def default_root() -> Path:
@@ -116,16 +118,26 @@ class Store:
                 break
             if key in keep:
                 continue
-            shutil.rmtree(self.root / "objects" / key, ignore_errors=True)
+            self._drop(self.root / "objects" / key)
             self._checked.discard(key)
             freed += size
+        self.clear_unfinished(older_s=UNFINISHED_S)
         return freed
 
-    def clear_unfinished(self) -> None:
-        """Remove what killed processes left half made, and kept checkpoints."""
+    def clear_unfinished(self, older_s: float = 0.0) -> None:
+        """Remove what killed processes left half made, kept checkpoints, and what was set aside, if that old."""
         for name in ("making", "kept", "corrupt"):
             for folder in (self.root / name).iterdir():
-                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    if time.time() - newest(folder) >= older_s:
+                        self._drop(folder)
+
+    def _drop(self, folder: Path) -> None:
+        """Remove a folder; a kill in the middle leaves what nobody takes for an entry."""
+        gone = self.root / "making" / f"gone.{uuid.uuid4().hex}"
+        with contextlib.suppress(OSError):
+            folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _place(self, making: Path, key: str) -> Path:
         folder = self.root / "objects" / key
@@ -184,6 +196,11 @@ def files_of(folder: Path) -> list[Path]:
 def folder_bytes(folder: Path) -> int:
     """Return the bytes of every file below the folder."""
     return sum(path.stat().st_size for path in files_of(folder))
+
+
+def newest(folder: Path) -> float:
+    """Return the time of the last change in the folder, in seconds since 1970."""
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def sync(path: Path) -> None:
