@@ -21,6 +21,17 @@ def test_the_twin_computes_the_same_with_and_without_masks(bias, norm_first):
             torch.testing.assert_close(layer(x, **mask), expected)
 
 
+@pytest.mark.parametrize("average", [True, False])
+def test_the_twin_shows_the_weights_that_were_asked_for(average):
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(16, 4, batch_first=True).eval()
+    x, padding = torch.randn(3, 5, 16), torch.arange(5) >= torch.tensor([[5], [3], [1]])
+    for given in ({}, {"key_padding_mask": padding}):
+        wanted = layer(x, x, x, average_attn_weights=average, **given)
+        torch.testing.assert_close(attention.swapped(layer)(x, x, x, average_attn_weights=average, **given), wanted)
+    assert attention.swapped(layer)(x, x, x, need_weights=False)[1] is None
+
+
 def test_without_heads_it_gives_what_the_whole_gives_with_them_silenced():
     torch.manual_seed(0)
     layer = attention.swapped(nn.MultiheadAttention(12, 3, batch_first=True)).eval()

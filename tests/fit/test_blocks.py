@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -28,6 +30,17 @@ def test_blocks_that_keep_the_shape_are_found_and_left_out():
     assert len(module) == 5
     assert find(module, image) == ()
     assert find(nn.Linear(3, 3), (torch.zeros(1, 3),)) == ()
+
+
+def test_blocks_go_by_their_names_where_those_are_no_places():
+    image = torch.randn(2, 4, 4, 4)
+    later = nn.Sequential(*[Residual(4, 4) for _ in range(4)])[1:].eval()
+    expected = later[2](later[1](image))
+    assert find(later, (image,)) == ("1", "2", "3"), "a part of a list keeps the numbers of the whole"
+    assert torch.equal(leave_out(later, ["1"])(image), expected)
+    named = nn.Sequential(OrderedDict((name, Residual(4, 4)) for name in "abc")).eval()
+    expected = named[1](image)
+    assert torch.equal(leave_out(named, ["a", "c"])(image), expected)
 
 
 def test_counts_beside_a_list_follow():

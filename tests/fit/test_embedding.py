@@ -21,6 +21,13 @@ def test_ids_left_keep_their_rows_and_the_others_share_their_mean(gone):
     assert len(small.weight) == 12 - len(gone) + 1
 
 
+def test_the_row_of_padding_stays_as_it_is_in_training():
+    small = remapped(nn.Embedding(12, 3, padding_idx=5), [0, 2, 9])
+    small(torch.tensor([5, 4, 5])).sum().backward()
+    assert small.weight.grad[int(small.index[5])].tolist() == [0, 0, 0]
+    assert small.weight.grad[int(small.index[4])].tolist() == [1, 1, 1]
+
+
 def test_what_does_not_fit_is_said():
     for layer in (nn.Embedding(4, 2, max_norm=1.0), nn.Linear(2, 2)):
         with pytest.raises(ValueError, match=r"scales its rows|is no plain embedding"):

@@ -95,6 +95,12 @@ def test_features_come_closer_in_training_and_leave_no_trace(view):
     assert not any(module._forward_hooks for net in (teacher, pupil) for module in net.modules())
 
 
+def test_a_teacher_whose_answers_are_not_followed_still_shows_its_features(view):
+    teacher, pupil = resnet((1, 8, 8), 10, 16, 1), resnet((1, 8, 8), 10, 8, 1)
+    report = fit(pupil, view, Settings(steps=3, batch=7, features=1.0, alpha=0.0), teacher=teacher)
+    assert report.steps == 3
+
+
 def test_nets_without_blocks_say_so(view):
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     report = fit(

@@ -15,6 +15,7 @@ from trimtab.fit.checkpoint import CHECKPOINT_FILE
 from trimtab.fit.loop import TIMED_STEPS, evaluate, fit, step_time
 from trimtab.fit.optimizer import settled
 from trimtab.fit.settings import Settings, Surroundings
+from trimtab.maths.metrics import Agreement
 from trimtab.values.task import TaskView
 
 SETTINGS = Settings(epochs=3, batch=64, lr=0.01, clip=5.0)
@@ -164,6 +165,19 @@ def test_early_stopping_keeps_the_best_weights(view):
     assert values[-3] == max(values)
     assert evaluate(module, view, "validation", view.task.metrics[0]) == max(values)
     assert report.notes == (f"stopped early at step {report.steps} of 280",)
+
+
+def test_patience_needs_a_metric_of_the_model_alone(view):
+    paired = TaskView(type("Paired", (type(view.task),), {"metrics": (Agreement(),)})())
+    with pytest.raises(DataError, match=r"patience watches a metric of the model alone, and .* has none"):
+        fit(net(), paired, replace(SETTINGS, patience=2))
+
+
+def test_a_metric_that_is_no_number_is_not_the_best(view, monkeypatch):
+    values = iter([float("nan"), 0.3, 0.2, 0.1, 0.1])
+    monkeypatch.setattr("trimtab.fit.loop.evaluate", lambda *_: next(values))
+    report = fit(net(), view, Settings(epochs=40, batch=32, patience=3))
+    assert [entry["accuracy"] for entry in report.history][1:] == [0.3, 0.2, 0.1, 0.1]
 
 
 def test_a_loss_that_explodes_says_what_to_lower(view):

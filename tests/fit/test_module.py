@@ -6,6 +6,7 @@ import textwrap
 import types
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,8 +15,9 @@ from small_texts import Sentences, tokenizer_text, write_reviews
 from trimtab.errors import CorruptFile, DataError, Refused, UnknownName, UnsafeFile
 from trimtab.fit import code
 from trimtab.fit import module as artefact
+from trimtab.tasks._labelled import stacked
 from trimtab.values.registry import registry
-from trimtab.values.task import TaskView
+from trimtab.values.task import Batch, Example, Task, TaskView
 
 CODE = """
 import torch
@@ -352,3 +354,27 @@ def test_texts_have_a_free_length_even_if_all_seen_were_cut_off(tmp_path, paddin
         "attention_mask": ("batch", axis),
     }
     assert found.outputs[0].shape == ("batch", 2)
+
+
+def test_an_input_beside_a_length_that_is_shorter_is_no_sequence():
+    class Both(Task):
+        name, objective, metrics = "both", "none", ()
+
+        def split(self, name):
+            rows = np.zeros((8, 9, 2), np.float32)
+            given = [{"sequence": row[: 4 + n % 5], "static": np.zeros(3, np.float32)} for n, row in enumerate(rows)]
+            return [Example(f"{n}", {**one, "length": np.array(len(one["sequence"]))}) for n, one in enumerate(given)]
+
+        def collate(self, examples):
+            names = examples[0].inputs
+            return Batch({name: stacked([np.asarray(one.inputs[name]) for one in examples]) for name in names}, None)
+
+        def score(self, outputs, batch):
+            raise NotImplementedError
+
+    class Reader(nn.Module):
+        def forward(self, sequence, static, length):
+            return {"output": sequence.sum(1) + static.sum(1, keepdim=True)}
+
+    found = artefact.signature(Reader(), TaskView(Both()))
+    assert [spec.shape for spec in found.inputs] == [("batch", "time", 2), ("batch", 3), ("batch",)]

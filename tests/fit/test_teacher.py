@@ -12,7 +12,8 @@ from trimtab.fit.order import Order
 from trimtab.fit.program import Net
 from trimtab.fit.settings import Settings
 from trimtab.fit.teacher import Teacher, valid
-from trimtab.values.task import TaskView
+from trimtab.tasks._labelled import stacked
+from trimtab.values.task import Batch, Example, TaskView
 
 
 class Counted(nn.Module):
@@ -149,6 +150,28 @@ def test_says_why_answers_are_not_kept(still, monkeypatch):
     large.prepare(order(still), 100, never)
     assert "more than 0.001 MB" in large.note
     assert not large.kept.rows
+
+
+def test_answers_to_each_step_without_targets_are_asked_anew():
+    class Steps(type(TaskView(Backwards()).task)):
+        def split(self, name):
+            rows = np.random.default_rng(0).normal(size=(40, 9, 2)).astype(np.float32)
+            return [Example(f"{n}", {"sequence": row[: 3 + n % 7]}) for n, row in enumerate(rows)]
+
+        def collate(self, examples):
+            return Batch({"sequence": stacked([one.inputs["sequence"] for one in examples])}, None)
+
+        def augment(self, batch, seed):
+            return batch
+
+    class Sums(nn.Module):
+        def forward(self, sequence):
+            return sequence.sum(2)
+
+    view = TaskView(Steps())
+    teacher = Teacher(Sums(), view)
+    teacher.prepare(order(view, 40), 100, never)
+    assert "the valid length of its answers is not known" in teacher.note
 
 
 def test_time_ends_before_the_answers_are_there(still):

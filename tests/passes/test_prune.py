@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from structures import opened as from_source
 from trimtab.errors import RecipeError, Refused
 from trimtab.fit import module as artefact
 from trimtab.fit.program import Net
+from trimtab.fit.proof import compare
 from trimtab.passes import Context
 from trimtab.passes.prune import Prune
 from trimtab.values.facts import Facts
@@ -197,6 +199,37 @@ def test_rows_that_no_text_needs_go(tmp_path):
     assert whole == pytest.approx(cut)
     with pytest.raises(Refused, match=r"no row of a vocabulary can be removed: .*words has no unseen rows"):
         Prune(of="vocabulary").apply(small_vocabulary(tmp_path, view, len(kept)), context(view, tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("reads", "gives", "reason"),
+    [
+        (
+            "self.words(input_ids)",
+            "x @ self.words.weight.T",
+            "of its vocabulary this model cannot lose any: the smaller",
+        ),
+        ("self.words(input_ids) + self.words(torch.tensor([59]))", "self.head(x)", "reads ids that are made inside"),
+        ("self.words(input_ids) + self.words(input_ids + 1)", "self.head(x)", "reads ids that are made inside"),
+    ],
+)
+def test_rows_that_are_read_in_another_way_too_stay(tmp_path, reads, gives, reason):
+    view = texts()
+    net = WORDS.replace("self.words(input_ids)", reads).replace("x * attention_mask.unsqueeze(2)).sum(1)", "HERE")
+    summed = f"x = (x * attention_mask.unsqueeze(2)).sum(1)\n        return {gives}"
+    net = net.replace("return self.head((HERE)", summed)
+    (tmp_path / "net.py").write_text(net)
+    model = from_source("build", view, tmp_path / "in", tmp_path / "net.py")
+    with pytest.raises(Refused, match=reason):
+        Prune(of="vocabulary").apply(model, context(view, tmp_path / "out"))
+
+
+def test_an_answer_of_another_size_is_not_the_same():
+    wanted = {"output": np.ones((2, 3)), "embedding": np.ones((2, 8))}
+    given = {"output": np.ones((2, 3)), "embedding": np.ones((2, 5))}
+    assert "gives embedding in another shape" in compare(wanted, given)
+    assert compare(wanted, given, {"embedding"}) == ""
+    assert "computes something else" in compare(wanted, {**wanted, "embedding": np.zeros((2, 8))}, {"embedding"})
 
 
 WORDS = """

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from trimtab.errors import DataError
@@ -166,6 +167,21 @@ def test_what_is_typed_in_is_told_by_what_it_does(old, new):
     assert old in TYPED
     assert typed(TYPED) == typed(TYPED.replace("\n", "\n\n").replace("def ", "# said\ndef ", 1))
     assert typed(TYPED) != typed(TYPED.replace(old, new))
+
+
+def test_every_number_of_an_array_is_told():
+    numbers = np.zeros(5000, np.float32)
+    other = numbers.copy()
+    other[2500] = 1e-9
+    said = [described({"idf": [array]}) for array in (numbers, numbers.copy(), other, numbers.reshape(50, 100))]
+    assert said[0] == said[1]
+    assert len({*said}) == 3
+    torch = pytest.importorskip("torch")
+    tensors = [
+        torch.tensor(value, dtype=kind) for value, kind in ((0.12341, None), (0.12342, None), (0.1, torch.bfloat16))
+    ]
+    assert len({described(tensor) for tensor in tensors}) == 3
+    assert described(np.array(["a", None], object)) != described(np.array(["b", None], object))
 
 
 def test_it_is_told_the_same_in_every_process():

@@ -7,6 +7,7 @@ model. Layers of other libraries keep their own code: most reshape to (-1, head 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,15 +41,25 @@ class Attention(nn.Module):
         key: Tensor,
         value: Tensor,
         key_padding_mask: Tensor | None = None,
-        need_weights: bool = False,
+        need_weights: bool = True,
         attn_mask: Tensor | None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
-    ) -> tuple[Tensor, None]:
-        """Return the attended values [N, T, width] and no weights; masks are as `nn.MultiheadAttention` takes them."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the attended values [N, T, width], and the weights where they are needed.
+
+        Weights are [N, T, T], the mean over heads, or of each, [N, heads, T, T]. Masks are as `nn.MultiheadAttention`
+        takes them.
+        """
         projected = [project(x) for project, x in ((self.query, query), (self.key, key), (self.value, value))]
         heads = [x.view(*x.shape[:2], -1, self.size).transpose(1, 2) for x in projected]
         mask = _mask(key_padding_mask, attn_mask, query)
+        if need_weights:
+            scores = heads[0] @ heads[1].transpose(2, 3) / math.sqrt(self.size)
+            weights = (scores if mask is None else scores + mask).softmax(3)
+            attended = F.dropout(weights, self.dropout, self.training) @ heads[2]
+            shown = weights.mean(1) if average_attn_weights else weights
+            return self.output(attended.transpose(1, 2).flatten(2)), shown
         dropped = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask, dropout_p=dropped)
         return self.output(attended.transpose(1, 2).flatten(2)), None

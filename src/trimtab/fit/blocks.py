@@ -83,18 +83,22 @@ def leave_out(module: nn.Module, names: Sequence[str]) -> nn.Module:
     """
     if are_levels(names):
         return _leave_levels_out(module, names)
-    places = {name: name.rpartition(".") for name in names}
-    strange = [name for name, (_, _, index) in places.items() if not index.isdecimal()]
-    if strange:
-        raise CorruptFile(f"the module has no block {strange[0]!r} to leave out: blocks stand in a list by number")
-    for name, (container, _, index) in sorted(places.items(), key=lambda place: -int(place[1][2])):
+    places: dict[str, list[int]] = {}
+    for name in names:
+        container, _, child = name.rpartition(".")
         try:
             blocks: Any = module.get_submodule(container)
-            size = len(blocks)
-            del blocks[int(index)]
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            places.setdefault(container, []).append([key for key, _ in blocks.named_children()].index(child))
+        except (AttributeError, ValueError) as error:
             raise CorruptFile(f"the module has no block {name} to leave out: {error}") from error
-        _recount(module, container, size, size - 1)
+    for container, positions in places.items():
+        blocks = module.get_submodule(container)
+        for position in sorted(positions, reverse=True):
+            try:
+                del blocks[position]
+            except (LookupError, TypeError) as error:
+                raise CorruptFile(f"{container} is no list of blocks: {error}") from error
+            _recount(module, container, len(blocks) + 1, len(blocks))
     return module
 
 

@@ -49,6 +49,8 @@ def remapped(layer: nn.Module, gone: Sequence[int]) -> RemapEmbedding:
         new.table.weight.copy_(torch.cat([layer.weight[left], layer.weight[~left].mean(0, keepdim=True)]))
         new.index[left] = torch.arange(rows, dtype=torch.int32)  # type: ignore[operator]
         new.index[~left] = rows  # type: ignore[operator]
+    if layer.padding_idx is not None and left[layer.padding_idx]:
+        new.table.padding_idx = int(left[: layer.padding_idx].sum())  # stays as it is in training
     return new.train(layer.training)
 
 

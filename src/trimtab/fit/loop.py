@@ -119,6 +119,10 @@ class _Training:
         self.order = Order(self.examples, settings.batch, around.seed)
         self.total = settings.steps or settings.epochs * self.order.batches
         self.metric = next((metric for metric in view.task.metrics if not metric.paired), None)
+        if settings.patience is not None and self.metric is None:
+            raise DataError(
+                f"patience watches a metric of the model alone, and {view.task.name} has none: leave it out"
+            )
         self.notes: list[str] = []
         self.teacher = self._teacher(teacher) if teacher is not None else None
         self.alpha = self._alpha()
@@ -201,9 +205,9 @@ class _Training:
             if batch.targets is None:
                 raise DataError(f"{self.view.task.name} has no targets to train on")
             loss = loss + (1 - self.alpha) * self.hard(outputs, torch.from_numpy(np.asarray(batch.targets)))
-        if self.teacher is not None and self.alpha > 0:
+        if self.teacher is not None and (self.alpha > 0 or self.features):
             answers = self.teacher.answer(batch, self.order.chosen(step), step, self._batch)
-            loss = loss + self.alpha * self.soft(outputs, answers, valid(batch, answers))
+            loss = loss + self.alpha * self.soft(outputs, answers, valid(batch, answers)) if self.alpha > 0 else loss
         return loss + self.settings.features * self.features.loss(batch) if self.features else loss
 
     def _teacher(self, module: nn.Module) -> Teacher:
@@ -261,7 +265,8 @@ class _Training:
         if self.settings.patience is None:
             return
         higher = self.metric.better == "higher"
-        if progress.best is None or (value > progress.best if higher else value < progress.best):
+        better = progress.best is None or (value > progress.best if higher else value < progress.best)
+        if better and math.isfinite(value):
             progress.best, progress.waited, progress.best_state = value, 0, checkpoint.copy_state(self.whole)
         else:
             progress.waited += 1

@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trimtab.errors import CorruptFile, DataError, Refused, UnknownName
@@ -203,12 +204,19 @@ def signature(module: nn.Module, view: TaskView) -> Signature:
 
 def _input_spec(name: str, batch: Batch, view: TaskView) -> TensorSpec:
     examples = view.split("train")
-    shapes = {examples[i].inputs[name].shape for i in range(min(LOOKED_AT, len(examples)))}
-    timed = ("length" in batch.inputs and name != "length") or name in _ragged(view)
+    inputs = [examples[i].inputs for i in range(min(LOOKED_AT, len(examples)))]
+    shapes = {each[name].shape for each in inputs}
+    lengths = "length" in batch.inputs and name != "length"
+    timed = name in _ragged(view) or (lengths and all(_spans(each, name) for each in inputs))
     rest = batch.inputs[name].shape[1:]
     varies = [len({shape[axis] for shape in shapes}) > 1 or (timed and axis == 0) for axis in range(len(rest))]
     shape = ["time" if changing else size for size, changing in zip(rest, varies, strict=True)]
     return TensorSpec(name, str(batch.inputs[name].dtype), ("batch", *shape))
+
+
+def _spans(inputs: Mapping[str, NDArray[Any]], name: str) -> bool:
+    """Tell whether an input is as long as its example says, or padded; what is shorter is no sequence."""
+    return inputs[name].ndim > 0 and len(inputs[name]) >= int(inputs["length"])
 
 
 def _ragged(view: TaskView) -> set[str]:

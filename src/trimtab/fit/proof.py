@@ -8,7 +8,7 @@ only what is left. Where the answers differ, the cut is not made and the reason 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -76,22 +76,36 @@ def difference(model: Model, modules: Mapping[str, nn.Module], plan: Plan, batch
 
     `model`: what the modules were loaded from, whose signatures are as before the cut.
     """
-    cuts = cuts_of(plan)
+    states = frozenset(name for group, _ in plan for _, name in group.ports)
+    return apart((model, narrowed(model, plan)), modules, cuts_of(plan), batch, states)
+
+
+def apart(
+    models: tuple[Model, Model],
+    modules: Mapping[str, nn.Module],
+    cuts: Mapping[str, Sequence[Cut]],
+    batch: Batch,
+    states: frozenset[str] = frozenset(),
+) -> str:
+    """Return how modules with these cuts answer otherwise than masked ones; `models`: before and after them."""
     whole = {name: masked(module, cuts.get(name, ())) for name, module in modules.items()}
     try:
         small = {name: repeat(copy.deepcopy(module), cuts.get(name, ())) for name, module in modules.items()}
-        return compare(Net(whole, model).eval().answer(batch), Net(small, narrowed(model, plan)).eval().answer(batch))
+        before, after = (Net(*each).eval().answer(batch) for each in zip((whole, small), models, strict=True))
+        return compare(before, after, states)
     except (TrimtabError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         return f"cannot lose any: the smaller model fails ({one_line(error)})"
 
 
-def compare(wanted: Arrays, given: Arrays) -> str:
-    """Return how two answers differ; arrays whose last axis alone differs in size are states, and not compared."""
+def compare(wanted: Arrays, given: Arrays, states: Collection[str] = ()) -> str:
+    """Return how two answers differ; a state may have another size along its last axis, and is not compared then."""
     for name, array in wanted.items():
         other = given[name]
-        if array.shape[:-1] != other.shape[:-1]:
+        if name in states and array.shape[:-1] == other.shape[:-1] and array.shape != other.shape:
+            continue
+        if array.shape != other.shape:
             return f"cannot lose any: the smaller model gives {name} in another shape"
         limit = TOLERANCE * max(FAINTEST, float(np.abs(array).max(initial=0.0)))
-        if array.shape == other.shape and not float(np.abs(array - other).max(initial=0.0)) <= limit:
+        if not float(np.abs(array - other).max(initial=0.0)) <= limit:
             return "cannot lose any: the smaller model computes something else"
     return ""

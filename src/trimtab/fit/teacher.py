@@ -71,7 +71,8 @@ class Teacher:
         asked at each step. Raises TimeoutError from `check_time`.
         """
         about = f"{self.precision} {torch.get_num_threads()} {self.threads} {order.count} {order.batches} {order.seed}"
-        key = f"{tensors.digest(checkpoint.copy_state(self.net))} {about}"
+        made_by = [str(part.path) for part in self.net.model.parts.values()] if self.net.model else repr(self.net)
+        key = f"{tensors.digest(checkpoint.copy_state(self.net))} {made_by} {about}"
         if not (_LAST and _LAST[0].key == key and _LAST[0].task is self.view.task):
             _LAST[:] = [Kept(key, self.view.task)]
         self.kept = _LAST[0]
@@ -155,7 +156,9 @@ class Teacher:
             return self.net.scores(batch).float()
 
     def _why_not(self, batch: Batch, answers: Tensor, count: int) -> str:
-        if answers.ndim > 2 and np.asarray(batch.targets).shape != answers.shape[:-1]:
+        steps = {array.shape[1] for array in batch.inputs.values() if array.ndim > 1}
+        stepwise = answers.ndim > 1 and answers.shape[1] in steps if batch.targets is None else answers.ndim > 2
+        if stepwise and np.asarray(batch.targets).shape != answers.shape[:-1]:
             return "the teacher answers anew at each step: the valid length of its answers is not known"
         if not _fit(answers[:1].nbytes, count):
             return f"the teacher answers anew at each step: its answers take more than {LIMIT_MB:g} MB"

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trimtab.errors import DataError
@@ -29,7 +30,7 @@ def unseen(net: Net, view: TaskView, check_time: Callable[[], None]) -> tuple[di
     """
     cuts: dict[str, list[Cut]] = {}
     kept: dict[str, str] = {}
-    wanted: dict[str, list[tuple[str, str, nn.Embedding]]] = {}
+    wanted: dict[frozenset[str], list[tuple[str, str, nn.Embedding]]] = {}
     for part, module in zip(net.names, net.parts, strict=True):
         read = _ids(net, part, module, view)
         for name, layer in module.named_modules():
@@ -41,7 +42,7 @@ def unseen(net: Net, view: TaskView, check_time: Callable[[], None]) -> tuple[di
                 else:
                     wanted.setdefault(read[name], []).append((part, name, layer))
     for ids, layers in wanted.items():
-        seen = _seen(view, ids, check_time)
+        seen = torch.cat([_seen(view, name, check_time) for name in sorted(ids)]).unique()
         for part, name, layer in layers:
             gone = _gone(layer, seen, label(part, name))
             if gone:
@@ -68,20 +69,19 @@ def _tied(module: nn.Module, layer: nn.Embedding) -> str:
 
 
 @torch.no_grad()
-def _ids(net: Net, part: str, module: nn.Module, view: TaskView) -> dict[str, str]:
-    """Return the embeddings of a part that read one of the task's inputs as it is, and which."""
-    batch, read = example(view), dict[str, str]()
+def _ids(net: Net, part: str, module: nn.Module, view: TaskView) -> dict[str, frozenset[str]]:
+    """Return the embeddings of a part that read nothing but inputs of the task as they are, and which."""
+    batch, read, others = example(view), dict[str, frozenset[str]](), set[str]()
+
+    def same(ids: Any, array: NDArray[Any]) -> bool:
+        whole = isinstance(ids, Tensor) and ids.shape == array.shape
+        return whole and torch.equal(ids.long(), torch.from_numpy(array).long())
 
     def watch(name: str) -> Any:
         def look(_: nn.Module, given: tuple[Any, ...]) -> None:
-            for key, array in batch.inputs.items():
-                ids = given[0] if given and isinstance(given[0], Tensor) else None
-                if (
-                    ids is not None
-                    and ids.shape == array.shape
-                    and torch.equal(ids.long(), torch.from_numpy(array).long())
-                ):
-                    read[name] = key
+            found = {key for key, array in batch.inputs.items() if given and same(given[0], array)}
+            read[name] = read.get(name, frozenset()) | found
+            others.update(() if found else (name,))
 
         return look
 
@@ -90,7 +90,7 @@ def _ids(net: Net, part: str, module: nn.Module, view: TaskView) -> dict[str, st
             if isinstance(layer, nn.Embedding):
                 hooks.callback(layer.register_forward_pre_hook(watch(name)).remove)
         net.answer(batch)
-    return read
+    return {name: ids for name, ids in read.items() if name not in others}
 
 
 def _seen(view: TaskView, name: str, check_time: Callable[[], None]) -> Tensor:

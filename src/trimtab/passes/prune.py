@@ -28,7 +28,7 @@ from trimtab.fit.checkpoint import seeded
 from trimtab.fit.cost import Costs, costs
 from trimtab.fit.facts import operations
 from trimtab.fit.program import Net
-from trimtab.fit.proof import difference
+from trimtab.fit.proof import apart, difference
 from trimtab.fit.structure import KINDS, Structure, survey
 from trimtab.fit.units import Cut, Group, Plan, cuts_of, narrowed, read_cuts, repeat
 from trimtab.fit.vocabulary import unseen
@@ -150,6 +150,10 @@ class Prune(Pass):
             cuts, left_alone = unseen(net, context.task, context.check_time)
             if not cuts:
                 raise Refused(f"no row of a vocabulary can be removed: {_listed(left_alone)}")
+            modules = dict(zip(net.names, net.parts, strict=True))
+            wrong = apart((model, model), modules, cuts, artefact.example(context.task))
+            if wrong:
+                raise Refused(f"of its vocabulary this model {wrong}")
             return self._saved(model, net, context, (cuts, (), left_alone))
         batch = artefact.example(context.task)
         scoring = (self.importance, context.statistics.get("taylor", {}))

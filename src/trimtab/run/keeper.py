@@ -7,6 +7,7 @@ other messages go on to the worker as they are; its answers go straight out. Whe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -144,12 +145,18 @@ def plain(name: str) -> PurePosixPath:
 
 def shrink(most_bytes: int) -> None:
     """Drop the folders used longest ago until the rest hold at most `most_bytes`, and unfinished ones a day old."""
-    total = 0
-    for folder in sorted(cache().iterdir(), key=lambda path: -path.stat().st_mtime):
+    total, known = 0, dict[Path, tuple[float, int]]()
+    for folder in cache().iterdir():
+        with contextlib.suppress(OSError):  # another keeper was quicker
+            known[folder] = folder.stat().st_mtime, folder_bytes(folder)
+    for folder, (used, size) in sorted(known.items(), key=lambda each: -each[1][0]):
         unfinished = folder.name.startswith(".")
-        total += 0 if unfinished else folder_bytes(folder)
-        if time.time() - folder.stat().st_mtime > DAY_S if unfinished else total > most_bytes:
-            shutil.rmtree(folder, ignore_errors=True)
+        total += 0 if unfinished else size
+        if time.time() - used > DAY_S if unfinished else total > most_bytes:
+            gone = folder.with_name(f".gone.{folder.name.lstrip('.')}.{os.getpid()}")
+            with contextlib.suppress(OSError):
+                folder.rename(gone)  # a kill in the middle must not leave half a folder under its key
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _follow(child: subprocess.Popen[bytes]) -> None:

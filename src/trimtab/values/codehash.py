@@ -139,6 +139,8 @@ def _own(thing: Any, seen: dict[int, Any]) -> Any:
     name = f"{kind.__module__}.{getattr(thing, '__qualname__', kind.__qualname__)}"
     if id(thing) in seen:
         return name
+    if hasattr(thing, "dtype") and hasattr(thing, "shape"):
+        return [name, *_array(thing)]
     if _installed(kind.__module__ or "") or not hasattr(thing, "__dict__"):
         said = _edition(kind.__module__) if isinstance(thing, type) else repr(thing)
         return [name, "" if " at 0x" in said else said]
@@ -149,6 +151,19 @@ def _own(thing: Any, seen: dict[int, Any]) -> Any:
         members = {key: value for key, value in vars(thing).items() if callable(value) or not key.startswith("__")}
         return [name, _told(thing.__bases__, seen), _told(members, seen)]
     return [name, _told(type(thing), seen), _told(vars(thing), seen)]
+
+
+def _array(thing: Any) -> list[str]:
+    """Tell of an array or tensor its type, its shape and a hash of every number; its `repr` has a few of them."""
+    import numpy as np
+
+    plain = thing.detach().cpu() if hasattr(thing, "detach") else thing
+    try:
+        numbers = np.ascontiguousarray(plain)
+    except TypeError:  # bfloat16, which numpy lacks
+        numbers = np.ascontiguousarray(plain.float())
+    content = repr(numbers.tolist()).encode() if numbers.dtype.hasobject else numbers.tobytes()
+    return [str(thing.dtype), str(tuple(thing.shape)), hashlib.sha256(content).hexdigest()]
 
 
 def _function(function: FunctionType, seen: dict[int, Any]) -> Any:
