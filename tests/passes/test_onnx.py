@@ -344,3 +344,12 @@ def test_a_prediction_changes_the_format_only(machine):
 def test_outputs_are_compared_at_two_batch_sizes_and_lengths(tmp_path, machine):
     one, five = export._batches(Context(TaskView(Sequences()), tmp_path, machine))
     assert (one.inputs["sequence"].shape[:2], five.inputs["sequence"].shape[:2]) == ((1, 3), (5, 9))
+
+
+def test_answers_of_minus_infinity_and_truth_values_are_compared():
+    masked, yes = np.array([[1.0, -np.inf]], np.float32), np.array([True, False])
+    assert export._compare("output", masked, masked.copy(), 1) == 0.0
+    assert export._compare("yes", yes, yes.copy(), 1) == 0.0
+    for expected, given in ((masked, np.array([[1.0, 0.0]], np.float32)), (yes, ~yes)):
+        with pytest.raises(Refused, match="differs from torch"):
+            export._compare("output", expected, given, 1)
