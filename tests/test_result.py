@@ -76,7 +76,7 @@ def outcome(judgements=(), beyond=(), timed=False):
 @pytest.mark.parametrize(
     ("judgements", "timed", "said"),
     [
-        ((), False, "No candidate could be measured."),
+        ((), False, "Nothing was worth trying."),
         ((judged("accuracy >= base - 0.01", "PASS"),), True, "small keeps the promise, but timed afresh it is beyond"),
     ],
 )

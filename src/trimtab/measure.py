@@ -164,6 +164,8 @@ class Bench:
     base_figures: dict[str, Figure] = field(default_factory=dict)
     _example_s: float = 0.0
     _base_worker: Worker | None = None
+    _base_rows: dict[Split, Floats] = field(default_factory=dict)
+    """Of the examples that `view` has."""
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
@@ -193,6 +195,7 @@ class Bench:
         size = len(self.workshop.task.split("validation"))
         places = np.random.default_rng(self.workshop.seed).permutation(size)[:most]
         self.view = replace(self.view, drawn={"validation": tuple(places.tolist())})
+        self._base_rows.pop("validation", None)
 
     def worker(self, made: Made, runtime: Runtime) -> contextlib.AbstractContextManager[Worker]:
         """Load a model in a worker of its own; raises Refused where the runtime cannot take it."""
@@ -248,8 +251,10 @@ class Bench:
         return self.base_worker if (made.key, runtime) == (self.base.key, self.runtime) else None
 
     def base_rows(self, split: Split) -> Floats:
-        """Return the base's score rows."""
-        return self.rows(self.base, None, self.runtime, split)[0]
+        """Return the base's score rows, read once: a candidate is held against them after every batch."""
+        if split not in self._base_rows:
+            self._base_rows[split] = self.rows(self.base, None, self.runtime, split)[0]
+        return self._base_rows[split]
 
     def evidence(self, rows: Floats, split: Split) -> Evidence:
         """Put rows beside the base's."""

@@ -296,7 +296,7 @@ class Outcome:
             return f"The best, {self.tested[0].trial.candidate.name}, fails {worst.promise} on the test split."
         best = max(self._failing(), key=lambda trial: trial.chance, default=None)
         if best is None:
-            return "No candidate could be measured."
+            return "No candidate could be measured." if self.search.trials else "Nothing was worth trying."
         why = best.reason or f"on validation its chance to pass is {best.chance:.0%}"
         return f"The best failing one is {best.candidate.name}: {why}."
 

@@ -32,7 +32,7 @@ MOST_MORE = 1_000_000
 """Nobody is told to gather more examples than this."""
 LEAST_RESAMPLED = 100
 """Independent examples below which a bootstrap that nothing guards proves nothing: its error is well above the nominal
-(tab `type1`, `type1_bca_mean`)."""
+(tab `type1`, `type1_bca_upper`)."""
 Verdict = Literal["PASS", "FAIL", "UNDECIDED"]
 
 

@@ -205,9 +205,10 @@ class _Training:
             if batch.targets is None:
                 raise DataError(f"{self.view.task.name} has no targets to train on")
             loss = loss + (1 - self.alpha) * self.hard(outputs, torch.from_numpy(np.asarray(batch.targets)))
-        if self.teacher is not None and (self.alpha > 0 or self.features):
+        if self.teacher is not None and (self.alpha > 0 or self.features):  # asking shows its features too
             answers = self.teacher.answer(batch, self.order.chosen(step), step, self._batch)
-            loss = loss + self.alpha * self.soft(outputs, answers, valid(batch, answers)) if self.alpha > 0 else loss
+            if self.alpha > 0:
+                loss = loss + self.alpha * self.soft(outputs, answers, valid(batch, answers))
         return loss + self.settings.features * self.features.loss(batch) if self.features else loss
 
     def _teacher(self, module: nn.Module) -> Teacher:

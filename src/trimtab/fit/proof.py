@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from trimtab.errors import TrimtabError, one_line
 from trimtab.fit import recurrent
 from trimtab.fit.program import Net
 from trimtab.fit.units import Cut, Plan, cuts_of, narrowed, repeat, replace_layer, weight_of
+from trimtab.maths.gap import gap
 from trimtab.values.model import Model
 from trimtab.values.session import Arrays
 from trimtab.values.task import Batch
@@ -105,7 +105,7 @@ def compare(wanted: Arrays, given: Arrays, states: Collection[str] = ()) -> str:
             continue
         if array.shape != other.shape:
             return f"cannot lose any: the smaller model gives {name} in another shape"
-        limit = TOLERANCE * max(FAINTEST, float(np.abs(array).max(initial=0.0)))
-        if not float(np.abs(array - other).max(initial=0.0)) <= limit:
+        found, largest = gap(other, array)
+        if not found <= TOLERANCE * max(FAINTEST, largest):
             return "cannot lose any: the smaller model computes something else"
     return ""

@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from trimtab.errors import Refused
+from trimtab.maths.gap import gap
 from trimtab.passes import Context
 from trimtab.run import onnx_check, onnx_facts, onnx_files
 from trimtab.run.onnx_guard import guarded
@@ -168,12 +169,5 @@ class _Watched(Mapping[str, NDArray[Any]]):
 
 
 def _difference(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
-    if ours.shape != theirs.shape:
-        return float("inf")
-    if ours.dtype.kind != "f":
-        return 0.0 if np.array_equal(ours, theirs) else float("inf")
-    there = np.isfinite(theirs)
-    if not np.array_equal(there, np.isfinite(ours)) or not np.array_equal(ours[~there], theirs[~there], equal_nan=True):
-        return float("inf")
-    scale = float(np.abs(theirs[there]).max(initial=0.0))
-    return float(np.abs(ours[there] - theirs[there]).max(initial=0.0)) / (scale or 1.0)
+    difference, largest = gap(ours, theirs)
+    return difference / (largest or 1.0) if np.isfinite(difference) else float("inf")

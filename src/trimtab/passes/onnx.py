@@ -22,6 +22,7 @@ from trimtab.errors import Refused
 from trimtab.fit import module as artefact
 from trimtab.fit.exporting import reason
 from trimtab.fit.program import by_name
+from trimtab.maths.gap import gap
 from trimtab.passes import Context, Pass, Stage
 from trimtab.passes._onnx_export import EXPORTERS, export
 from trimtab.passes._turn import rows_last
@@ -197,11 +198,8 @@ def _batches(context: Context) -> list[Batch]:
 def _compare(name: str, expected: Any, given: Any, size: int) -> float:
     if expected.shape != given.shape:
         raise Refused(f"{name} has the shape {given.shape} at batch {size}, torch gives {expected.shape}")
-    there = np.isfinite(expected)
-    difference = float("inf")
-    if np.array_equal(expected[~there], given[~there], equal_nan=True):  # classes ruled out are -inf
-        difference = float(np.max(np.abs(np.subtract(expected[there], given[there], dtype=float)), initial=0.0))
-    limit = TOLERANCE * max(1.0, float(np.max(np.abs(expected[there]), initial=0.0)))
+    difference, largest = gap(given, expected)
+    limit = TOLERANCE * max(1.0, largest)
     if not difference <= limit:
         raise Refused(f"{name} differs from torch by {difference:.3g} at batch {size}; at most {limit:.3g} is accepted")
     return difference

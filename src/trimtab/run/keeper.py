@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from trimtab.run import wire
 from trimtab.run.client import environment
 from trimtab.run.worker import describe, die_with
-from trimtab.values.store import default_root, file_hash, files_of, folder_bytes
+from trimtab.values.store import default_root, discard, file_hash, files_of, folder_bytes
 
 FOLDER_BYTES = 20_000_000_000
 """Folders unused for longest go, once the cache holds more than this."""
@@ -153,10 +153,7 @@ def shrink(most_bytes: int) -> None:
         unfinished = folder.name.startswith(".")
         total += 0 if unfinished else size
         if time.time() - used > DAY_S if unfinished else total > most_bytes:
-            gone = folder.with_name(f".gone.{folder.name.lstrip('.')}.{os.getpid()}")
-            with contextlib.suppress(OSError):
-                folder.rename(gone)  # a kill in the middle must not leave half a folder under its key
-            shutil.rmtree(gone, ignore_errors=True)
+            discard(folder, folder.with_name(f".gone.{folder.name.lstrip('.')}.{os.getpid()}"))
 
 
 def _follow(child: subprocess.Popen[bytes]) -> None:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from trimtab.errors import CorruptFile, DataError, Refused, UnsafeFile
 from trimtab.fit import code
 from trimtab.fit import module as artefact
+from trimtab.maths.gap import gap
 from trimtab.run import onnx_check, onnx_files, onnx_order
 from trimtab.sources import Source, _keras_net, _keras_weights
 from trimtab.sources._keras_net import Net, Unknown
@@ -263,8 +264,8 @@ def _largest(found: Iterable[NDArray[Any]], expected: Iterable[NDArray[Any]]) ->
     for ours, theirs in zip(found, expected, strict=True):
         if ours.shape != theirs.shape:
             raise Unknown(f"answers of shape {list(theirs.shape)}, here {list(ours.shape)}")
-        difference = float(np.abs(ours - theirs).max(initial=0.0))
-        if not difference <= TOLERANCE * max(1.0, float(np.abs(theirs).max(initial=0.0))):
+        difference, largest = gap(ours, theirs)
+        if not difference <= TOLERANCE * max(1.0, largest):
             raise Unknown(f"answers that differ from its own by {difference:.3g}")
         worst = max(worst, difference)
     return worst

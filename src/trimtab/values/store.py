@@ -118,7 +118,7 @@ class Store:
                 break
             if key in keep:
                 continue
-            self._drop(self.root / "objects" / key)
+            discard(self.root / "objects" / key, self._aside())
             self._checked.discard(key)
             freed += size
         self.clear_unfinished(older_s=UNFINISHED_S)
@@ -130,14 +130,10 @@ class Store:
             for folder in (self.root / name).iterdir():
                 with contextlib.suppress(OSError):
                     if time.time() - newest(folder) >= older_s:
-                        self._drop(folder)
+                        discard(folder, self._aside())
 
-    def _drop(self, folder: Path) -> None:
-        """Remove a folder; a kill in the middle leaves what nobody takes for an entry."""
-        gone = self.root / "making" / f"gone.{uuid.uuid4().hex}"
-        with contextlib.suppress(OSError):
-            folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+    def _aside(self) -> Path:
+        return self.root / "making" / f"gone.{uuid.uuid4().hex}"
 
     def _place(self, making: Path, key: str) -> Path:
         folder = self.root / "objects" / key
@@ -196,6 +192,13 @@ def files_of(folder: Path) -> list[Path]:
 def folder_bytes(folder: Path) -> int:
     """Return the bytes of every file below the folder."""
     return sum(path.stat().st_size for path in files_of(folder))
+
+
+def discard(folder: Path, aside: Path) -> None:
+    """Remove a folder by way of another name: a kill in the middle must not leave half of it under its own."""
+    with contextlib.suppress(OSError):
+        folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def newest(folder: Path) -> float:
