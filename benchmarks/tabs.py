@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-TABS = Path(__file__).parent / "tabs"
+TABS = Path(__file__).parent / "tabs" / os.environ.get("TABS_OF", "")
+"""What is measured on a second machine has a folder of its own: `TABS_OF=amx python workloads.py record`."""
 
 
 def write(name: str, lines: Iterable[Mapping[str, Any]]) -> Path:
     """Replace `tabs/NAME.jsonl`."""
-    TABS.mkdir(exist_ok=True)
+    TABS.mkdir(parents=True, exist_ok=True)
     path = TABS / f"{name}.jsonl"
     path.write_text("".join(json.dumps(dict(line)) + "\n" for line in lines))
     return path

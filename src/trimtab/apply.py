@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cache, cached_property
 from importlib import metadata
@@ -119,17 +119,17 @@ class Workshop:
             made = self._step(made, step, base)
         return made
 
-    def chain(self, made: Made, passes: Sequence[Pass], base: Made | None = None) -> list[str]:
-        """Return the key of the result of each pass in turn, without making any."""
-        keys = [made.key]
+    def chain(self, made: Made, passes: Sequence[Pass], base: Made | None = None) -> Iterator[str]:
+        """Yield the key of the result of each pass in turn, without making any."""
+        key = made.key
         for step in passes:
-            keys.append(self._key(keys[-1], step, base))
-        return keys[1:]
+            key = self._key(key, step, base)
+            yield key
 
     def peek(self, made: Made, passes: Sequence[Pass], base: Made | None = None) -> int:
         """Return how many of the passes are already in the store."""
         keys = self.chain(made, passes, base)
-        return next((number for number, key in enumerate(keys) if self.store.get(key) is None), len(passes))
+        return sum(1 for _ in itertools.takewhile(self.store.get, keys))
 
     def keys(self, text: str) -> list[str]:
         """Return the keys of a model that `open` would give, the source's first and its own last, without making it."""

@@ -136,7 +136,7 @@ def make(job: str, base: Mapping[str, Any]) -> tuple[dict[str, bytes], str]:
             return {}, "this worker has other versions of the libraries, or other data, than the machine that asks"
         made = shop.open(about["model"])
         passes = bind(about["steps"]).passes
-        wanted = shop.chain(made, passes, made)
+        wanted = [*shop.chain(made, passes, made)]
         shop.apply(made, passes, made)
     except (TrimtabError, TimeoutError, MemoryError) as error:
         return {}, one_line(error)

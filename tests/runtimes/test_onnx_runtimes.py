@@ -152,7 +152,7 @@ def test_openvino_offers_bf16_for_float_models_where_the_processor_has_it(cnn):
     assert len(OpenVino.choices(replace(large, activation_bits=8.0), modern)) == 4
     assert OpenVino.choices(replace(large, activation_bits=8.0, dynamic=True), modern) == ()
     brief = OpenVino(precision="bf16")
-    assert brief.predict(large, modern)["latency_ms"] < OpenVino().predict(large, modern)["latency_ms"] / 2
+    assert brief.predict(large, modern)["latency_ms"] < OpenVino().predict(large, modern)["latency_ms"] / 1.9
     assert "needs amx_bf16 or avx512_bf16; plain has avx2" in brief.refuses(model, plain)
     assert brief.refuses(model, modern) is None
     with pytest.raises(RecipeError, match="precision is f32 or bf16"):

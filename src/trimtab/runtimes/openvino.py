@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab.run import openvino_files
 from trimtab.run.onnx_guard import guarded
-from trimtab.run.speed import Speed
+from trimtab.run.speed import Speed, expected_peak
 from trimtab.runtimes import Runtime
 from trimtab.values.facts import Facts
 from trimtab.values.machine import HERE, Machine
@@ -72,7 +72,7 @@ class OpenVino(Runtime):
         if self.precision == "bf16" and facts.activation_bits > 16:
             facts = replace(facts, weight_bits=min(16.0, facts.weight_bits))
             peaks = machine.peak_gflops
-            machine = replace(machine, peak_gflops={**peaks, "fp32": peaks.get("bf16", peaks.get("fp32", 0.0))})
+            machine = replace(machine, peak_gflops={**peaks, "fp32": expected_peak("bf16", peaks)})
         return {"latency_ms": SPEED.latency_ms(facts, machine, self.threads)}
 
     def refuses(self, model: Model, machine: Machine) -> str | None:

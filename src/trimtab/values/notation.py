@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 from trimtab.errors import RecipeError, suggest
@@ -91,7 +92,7 @@ class Step:
         ]
         if absent:
             raise RecipeError(f"{self.name} needs {', '.join(absent)}: write {self.name}({absent[0]}=...)")
-        hints = get_type_hints(kind)
+        hints = _hints(kind)  # type: ignore[arg-type]
         try:
             return kind(**{key: _fit(self.name, key, value, hints[key]) for key, value in values.items()})
         except ValueError as error:
@@ -124,6 +125,11 @@ class Recipe:
             raise RecipeError(f"a recipe has one runtime, this has {len(runtimes)}: {text}")
         runtime = Step.parse(runtimes[0], text) if runtimes else None
         return cls(tuple(Step.parse(step, text) for step in split(chain, "|")), runtime)
+
+
+@cache
+def _hints(kind: type[object]) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def split(text: str, mark: str) -> list[str]:

@@ -10,7 +10,7 @@ import ast
 import importlib
 import inspect
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,13 @@ class Registry:
 
     def names(self) -> tuple[str, ...]:
         """Return every name, sorted; imports nothing."""
-        return tuple(sorted({*self._files(), *self._entry_points(), *self._added}))
+        return tuple(sorted({*self._files, *self._entry_points(), *self._added}))
 
     def take(self, name: str) -> type[Any]:
         """Return the class of that name; raises UnknownName, or MissingExtra with the pip line."""
         if name in self._added:
             return self._added[name]
-        if name in self._files():
+        if name in self._files:
             return self._load(name)
         if name in self._entry_points():
             loaded: type[Any] = self._entry_points()[name].load()
@@ -67,10 +67,11 @@ class Registry:
 
     def summary(self, name: str) -> str:
         """Return the first line of the thing's documentation, read without importing it."""
-        path = self._files().get(name)
+        path = self._files.get(name)
         doc = ast.get_docstring(ast.parse(path.read_text())) if path else self.take(name).__doc__
         return (doc or "").strip().partition("\n")[0]
 
+    @cached_property
     def _files(self) -> dict[str, Path]:
         return {path.stem: path for path in self._folder.glob("*.py") if not path.stem.startswith("_")}
 
