@@ -38,6 +38,8 @@ Bars = tuple[Sequence[tuple[float, float]], Mapping[str, Sequence["Trial"]]]
 Z95 = 1.645
 WORTH_TRYING = 0.005
 """The search is over when no candidate's expected gain in log cost, times its chance, is above this."""
+MOST_DOUBT = 0.1
+"""Doubt about a loss, as a share, of which more is no reason to hope: what is expected to be ruined is."""
 WORTH_GOING_ON = 0.5
 """What is less likely than this to pass is not cut once more."""
 WORTH_TESTING = 0.1
@@ -291,6 +293,7 @@ class Search:
         if any(out_of_reach(limit, predicted.get(limit.figure)) for limit in self.aim.limits):
             return 0.0
         loss, doubt = self.predictor.loss(candidate)
+        doubt = min(doubt, MOST_DOUBT)
         chance = expected_chance(self.tolerance - loss, doubt, self._sealed_error(candidate), self.aim.confidence)
         forms = of_structures.get(candidate.structure, ())
         alike = [one for one in forms if one.candidate.facts.quality_loss <= candidate.facts.quality_loss]

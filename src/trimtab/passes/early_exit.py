@@ -85,6 +85,7 @@ class EarlyExit(Pass):
             operations=round(facts.operations * left),
             operations_by={kind: round(number * left) for kind, number in facts.operations_by.items()},
             quality_loss=min(1.0, facts.quality_loss + self.loss),
+            reached=facts.reached * left,
             cut=0.0,
             blocks=0,
         )

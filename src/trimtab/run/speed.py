@@ -55,10 +55,11 @@ class Speed:
         if not peak or not machine.bandwidth_gbs:
             return 0.0
         extra = DYNAMIC if facts.dynamic else STATIC if facts.activation_bits <= 8 else 1.0
-        overhead = (self.call_us + extra * self.layer_us * sum(facts.layers.values())) / 1e6
+        overhead = (self.call_us + extra * self.layer_us * facts.reached * sum(facts.layers.values())) / 1e6
         bandwidth = min(machine.bandwidth_gbs, LONE_CORE_GBS * threads) * 1e9
-        read = facts.parameters - facts.parameters_by.get("embedding", 0)  # of a table, a few rows are read
-        return 1e3 * facts.calls * roofline_s(2.0 * facts.operations, read * bits / 8, peak, bandwidth, overhead)
+        streamed = facts.parameters - facts.parameters_by.get("embedding", 0)  # of a table, a few rows are read
+        moved = facts.reached * streamed * bits / 8
+        return 1e3 * facts.calls * roofline_s(2.0 * facts.operations, moved, peak, bandwidth, overhead)
 
 
 def _working_bits(facts: Facts) -> float:

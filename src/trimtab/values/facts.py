@@ -39,6 +39,9 @@ class Facts:
     """How many blocks in a row have the same shape and could be left out one by one (layers of an encoder)."""
     calls: int = 1
     """How many times the part is called for one example: once a step where a sequence is walked along."""
+    reached: float = 1.0
+    """Share of the layers that an example comes through on average: below 1 where early answers spare it the rest.
+    `operations` are counted so already."""
     dynamic: bool = False
     """Activations are quantized with ranges found at each call, which costs time."""
 
