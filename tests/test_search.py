@@ -19,6 +19,7 @@ from trimtab.passes.distill import Distill
 from trimtab.recipe import Bound, bind
 from trimtab.search import (
     WORTH_TESTING,
+    WORTH_TRYING,
     Aim,
     Search,
     Trial,
@@ -177,6 +178,20 @@ def test_a_bolder_bet_gains_only_where_the_surer_ones_pass():
     middle, bold = gain(3.0, 0.0), gain(1.9, 0.018)
     assert middle > bold > gain(2.1, 0.02), "a surer middle is worth more than a little below an unsure one"
     assert middle == pytest.approx((expected_chance(0.02, 0.01, 0.0014, 0.95) - 0.5) * math.log(4 / 3), rel=0.05)
+
+
+def test_what_is_expected_to_be_ruined_is_no_bet_however_large_the_doubt_about_it():
+    found = search()
+    one = Candidate(Bound((Stem(),), bind("@ null").runtime), FACTS)
+
+    def gain(loss: float) -> float:
+        found.predictor = SimpleNamespace(
+            figures=lambda one: {"latency_ms": Figure("latency_ms", 0.01, "ms", 0.01, 0.01)},
+            loss=lambda one: (loss, 0.004 + loss / 2),
+        )
+        return found.expected_gain(one, found.bars)
+
+    assert gain(0.8) < WORTH_TRYING < gain(0.1)
 
 
 def test_an_unsure_form_of_a_net_does_not_hide_how_a_sure_one_could_be_served():

@@ -63,6 +63,7 @@ def test_settings_by_kind_of_net_and_what_they_promise(machine):
     assert (after.operations, after.cut, after.blocks) == (400_000, 0.0, 0)
     assert (after.operations_by, after.quality_loss) == ({"conv": 400_000}, 0.002)
     assert after.parameters == 1_100
+    assert (after.layers, after.reached) == ({"conv": 10}, pytest.approx(0.65)), "all of the first, and 0.3 of the rest"
     assert Cascade().seconds(conv, machine) > 0
 
 

@@ -84,6 +84,7 @@ def test_settings_by_kind_of_net_and_what_they_promise(machine):
     assert EarlyExit.choices(Facts("torch", 1, 1, {"conv": 6}), machine) == (EarlyExit(),)
     after = EarlyExit(after=3).predict(text, machine)
     assert (after.operations, after.operations_by, after.quality_loss) == (650, {"linear": 650}, 0.002)
+    assert after.reached == 0.65
     for wrong in ({"after": 0}, {"steps": 0}, {"loss": -0.1}):
         with pytest.raises(ValueError, match=r"is from 1, got 0|is a share"):
             EarlyExit(**wrong)

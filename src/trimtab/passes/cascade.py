@@ -76,17 +76,18 @@ class Cascade(Pass):
     def predict(self, facts: Facts, machine: Machine) -> Facts:
         """Expect three of ten examples to go on to the large model, and the loss that is allowed."""
         small = [*self._predicted(facts, machine)][-1]
-        first, all_layers = (sum(each.layers.values()) for each in (small, facts))
+        first, rest = (sum(each.layers.values()) for each in (small, facts))
         by = Counter(small.operations_by)
         by.update({kind: round(GOING_ON * number) for kind, number in facts.operations_by.items()})
         return replace(
             facts,
             parameters=small.parameters + facts.parameters,
             operations=small.operations + round(GOING_ON * facts.operations),
+            layers=dict(Counter(small.layers) + Counter(facts.layers)),
             operations_by=dict(by),
             parameters_by=dict(Counter(small.parameters_by) + Counter(facts.parameters_by)),
             quality_loss=min(1.0, facts.quality_loss + self.loss),
-            reached=facts.reached * min(1.0, GOING_ON + first / max(all_layers, 1)),
+            reached=(first + GOING_ON * rest) / (first + rest or 1),
             cut=0.0,
             blocks=0,
         )
