@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.chance import USUAL_LOSS, chance_of_passing, expected_chance, sealed_error
-from trimtab.maths.intervals import never_seen_bound
+from trimtab.maths.intervals import clopper_pearson, never_seen_bound
 from trimtab.maths.metrics import Mean
 from trimtab.values.promise import Promise
 from trimtab.values.task import Example, Task
-from trimtab.verify import Evidence, Judgement, judge
+from trimtab.verify import EXACT, Evidence, Judgement, judge
 
 shares = st.floats(-0.1, 0.1)
 
@@ -67,6 +67,29 @@ def test_what_never_changed_on_few_examples_is_known_the_better_the_more_there_a
     sure, unsure = (chance_of_passing([one], 85 / 398, 0.95, USUAL_LOSS["exact"]) for one in (clips, varied))
     assert sure > 0.6 > 0.4 > unsure
     assert sealed_error([clips], 85 / 398, 0.95) < 0.5 * sealed_error([varied], 85 / 398, 0.95)
+
+
+def agreed(differ: int, n: int = 150) -> Judgement:
+    low, high = clopper_pearson(n - differ, n, 0.9)
+    return Judgement(
+        "agreement >= 0.97", "", "UNDECIDED", None, 1 - differ / n, None, low, high, 0.97, "share", n, EXACT
+    )
+
+
+@pytest.mark.parametrize("kind", USUAL_LOSS)
+def test_answers_that_differ_tell_what_will_differ_though_few_usually_do(kind):
+    chances = [chance_of_passing([agreed(n)], 150 / 700, 0.95, USUAL_LOSS[kind]) for n in range(10)]
+    assert chances == sorted(chances, reverse=True)
+    assert chances[0] > 0.95
+    assert kind == "exact" or chances[6] < 0.35, "of 700 at most 13 may differ, and 28 will at this rate"
+
+
+def test_the_chance_to_agree_is_that_of_the_draws_it_describes():
+    chance, rng = np.random.default_rng(0), np.random.default_rng(1)
+    differ = rng.binomial(700, chance.beta(3 + 0.5, 147 + 0.5, 20_000))
+    passed = np.mean([clopper_pearson(700 - n, 700, 0.9)[0] >= 0.97 for n in differ.tolist()])
+    assert chance_of_passing([agreed(3)], 150 / 700, 0.95) == pytest.approx(passed, abs=0.02)
+    assert chance_of_passing([agreed(0, 10)], 1.0, 0.95) == 0.0, "ten examples decide nothing"
 
 
 @given(st.floats(-0.03, 0.03), st.floats(0.001, 0.02), st.floats(0, 0.02))

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 from trimtab.candidates import normal_cdf
 from trimtab.maths.intervals import never_seen_bound
-from trimtab.verify import Judgement
+from trimtab.verify import EXACT, Judgement
 
 SLICE_SPREAD = 0.01
 """Prior standard deviation of a slice's loss around the overall loss, as a share."""
@@ -68,6 +68,8 @@ def _chance_of_one(
     judgement: Judgement, whole: Judgement | None, about: tuple[float, float, float], confidence: float
 ) -> float:
     ratio, usual, spread = about
+    if judgement.method == EXACT and judgement.base is None and ">=" in judgement.promise:
+        return _chance_to_agree(judgement, about, confidence)
     z = NormalDist().inv_cdf(confidence)
     error = _error(judgement, z)
     seen = judgement.trimmed if judgement.difference is None else judgement.difference
@@ -86,6 +88,23 @@ def _chance_of_one(
     later = error * (_narrowing(judgement, ratio, confidence) if whole is None else math.sqrt(ratio))
     room = (seen - judgement.margin) * (1 if ">=" in judgement.promise else -1)
     return normal_cdf((room - z * later) / math.hypot(doubt, later))
+
+
+def _chance_to_agree(judgement: Judgement, about: tuple[float, float, float], confidence: float) -> float:
+    """Return the chance that so few answers of the test split differ that the exact interval lies above the margin.
+
+    How many will differ is beta-binomial, what validation saw added to a prior with the moments of the usual loss
+    (Gelman et al. 2013, Bayesian Data Analysis, section 2.4). A normal error would be that of the share seen, far too
+    wide to tell that the usual share is not what was seen.
+    """
+    from scipy.stats import betabinom, binom  # takes a third of a second
+
+    ratio, usual, spread = about
+    differ, later = round((1 - judgement.trimmed) * judgement.n), round(judgement.n / ratio)
+    mean = max(usual, spread / 2) if math.isfinite(spread) else 0.5
+    weight = mean * (1 - mean) / spread**2 - 1 if math.isfinite(spread) else 1.0  # Jeffreys' prior where none is known
+    most = later - 1 - binom.isf(1 - confidence, later, judgement.margin)
+    return float(betabinom.cdf(most, later, differ + weight * mean, judgement.n - differ + weight * (1 - mean)))
 
 
 def _narrowing(judgement: Judgement, ratio: float, confidence: float) -> float:

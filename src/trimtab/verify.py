@@ -26,6 +26,8 @@ from trimtab.values.promise import Promise
 from trimtab.values.task import Example, Metric, Task
 
 Floats = NDArray[np.float64]
+EXACT = "Clopper-Pearson 1934"
+"""How one sample of right and wrong is judged."""
 LIKELY_DISCORDANCE = 0.02
 """Share of examples on which a good trimmed model differs from its base, for saying what the data can decide."""
 MOST_MORE = 1_000_000
@@ -168,7 +170,7 @@ def _judge_share(promise: Promise, metric: Metric, evidence: Evidence, confidenc
         trimmed=hits / n,
         low=low,
         high=high,
-        method="Clopper-Pearson 1934",
+        method=EXACT,
         more_examples=more,
     )
 
