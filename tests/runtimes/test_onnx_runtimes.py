@@ -66,6 +66,14 @@ def test_a_model_with_another_free_axis_is_not_compiled_for_one_shape(stateful, 
         assert set(session.ones) == parts
 
 
+def test_graphs_that_take_turns_do_not_spin_in_each_others_way(cnn, machine):
+    one = Model.open(cnn[0])
+    for model, stops in ((one, "0"), (replace(one, parts={"first": one.main, "main": one.main}), "1")):
+        session = OnnxRuntime(threads=2, spin=True).load(model, machine)
+        options = [graph.get_session_options() for graph in session.graphs.values()]
+        assert {each.get_session_config_entry("session.force_spinning_stop") for each in options} == {stops}
+
+
 @pytest.fixture(scope="module")
 def ir(cnn, tmp_path_factory):
     """The same net in OpenVINO's own files."""
