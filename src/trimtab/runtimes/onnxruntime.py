@@ -75,7 +75,7 @@ class OnnxRuntime(Runtime):
         options.log_severity_level = ERRORS_ONLY
         # waiting threads that spin steal the core of those that work: on two busy cores p90 was 13.6 ms, 6.1 without
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spin)))
-        # each graph has threads of its own, which else spin on while another has its turn: a cascade took 1.7x
+        # each graph has threads of its own, which else spin on in another's turn: a cascade took 1.7 times as long
         options.add_session_config_entry("session.force_spinning_stop", str(int(not alone)))
         options.add_session_config_entry("session.x64quantprecision", str(int(self.precise_int8)))
         return onnxruntime.InferenceSession(str(guarded(part.path)), options, providers=["CPUExecutionProvider"])
