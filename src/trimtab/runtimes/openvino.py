@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -20,6 +20,8 @@ from trimtab.values.model import Model, Part
 from trimtab.values.session import Arrays, Session
 
 SPEED = Speed(efficiency=0.8, call_us=40.0, layer_us=3.0)
+Shapes = Mapping[str, Any]
+"""Input -> its shape, a tuple of whole numbers."""
 HINTS, PRECISIONS = ("latency", "throughput"), ("f32", "bf16")
 PROCESSORS = frozenset({"sse4_2", "avx2", "avx512f", "asimd"})
 """Its processor plugin needs one of these instruction sets."""
@@ -36,7 +38,7 @@ class OpenVino(Runtime):
     hint: str = "latency"
     """What it is told to optimize: latency or throughput."""
     static: bool = False
-    """Compile a second time for batches of one, where the batch is the only free axis: quicker for small nets."""
+    """Compile a second time for single examples of one shape, the first that comes where the model takes several."""
     precision: str = "f32"
     """What float layers compute in: f32, or bf16, quicker and coarser where the processor has products of it."""
 
@@ -86,11 +88,18 @@ class OpenVino(Runtime):
     def load(self, model: Model, machine: Machine) -> Session:
         """Compile every part's graph; nothing is cached on disk."""
         core = openvino.Core()
-        parts = model.parts.items()
-        ones = {name: self._compile(core, part, True) for name, part in parts if self.static and _only_batch(part)}
-        return _Requests({name: self._compile(core, part) for name, part in parts}, ones)
 
-    def _compile(self, core: openvino.Core, part: Part, one: bool = False) -> openvino.InferRequest:
+        def compiled(name: str, shapes: Shapes) -> openvino.InferRequest:
+            return self._compile(core, model.parts[name], shapes)
+
+        requests = {name: self._compile(core, part) for name, part in model.parts.items()}
+        session = _Requests(requests, compiled if self.static else None)
+        for name, part in model.parts.items():
+            if _only_batch(part):
+                session.single(name, {spec.name: (1, *spec.shape[1:]) for spec in part.signature.inputs})
+        return session
+
+    def _compile(self, core: openvino.Core, part: Part, shapes: Shapes | None = None) -> openvino.InferRequest:
         settings = {
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": 1,
@@ -100,8 +109,8 @@ class OpenVino(Runtime):
         }
         path = openvino_files.model(part.path) if part.format == "openvino" else guarded(part.path)
         network = openvino_files.name_tensors(core.read_model(path))
-        if one:
-            network.reshape({spec.name: [1, *spec.shape[1:]] for spec in part.signature.inputs})
+        if shapes:
+            network.reshape(shapes)
         return core.compile_model(network, "CPU", settings).create_infer_request()
 
 
@@ -118,18 +127,22 @@ def _only_batch(part: Part) -> bool:
 
 class _Requests:
     def __init__(
-        self, requests: Mapping[str, openvino.InferRequest], ones: Mapping[str, openvino.InferRequest]
+        self,
+        requests: Mapping[str, openvino.InferRequest],
+        compiled: Callable[[str, Shapes], openvino.InferRequest] | None,
     ) -> None:
-        self.requests, self.ones = requests, ones
-        self.shapes: dict[str, list[tuple[int, ...]]] = {}
+        self.requests, self.compiled = requests, compiled
+        self.singles: dict[str, tuple[Shapes, openvino.InferRequest]] = {}
+        self.shapes: dict[str, Shapes] = {}
         self.outputs = {
             name: [output.get_any_name() for output in request.model_outputs] for name, request in requests.items()
         }
 
     def run(self, inputs: Arrays, part: str = "main") -> dict[str, NDArray[Any]]:
-        request, shapes = self.requests[part], [array.shape for array in inputs.values()]
-        if part in self.ones and all(shape[0] == 1 for shape in shapes):
-            request = self.ones[part]
+        request, shapes = self.requests[part], {name: array.shape for name, array in inputs.items()}
+        single = self.single(part, shapes)
+        if single is not None:
+            request = single
             request.infer(dict(inputs), share_inputs=True, share_outputs=True)
         elif self.shapes.get(part) == shapes:
             request.infer(dict(inputs), share_inputs=True, share_outputs=True)
@@ -137,6 +150,15 @@ class _Requests:
             self._reshape(request, inputs)
             self.shapes[part] = shapes
         return {name: np.array(request.get_tensor(name).data) for name in self.outputs[part]}
+
+    def single(self, part: str, shapes: Shapes) -> openvino.InferRequest | None:
+        """Return what is compiled for a single example of these shapes; the first that come have it compiled."""
+        if self.compiled is None or any(shape[:1] != (1,) for shape in shapes.values()):
+            return None
+        if part not in self.singles:
+            self.singles[part] = shapes, self.compiled(part, shapes)
+        known, request = self.singles[part]
+        return request if known == shapes else None
 
     def _reshape(self, request: openvino.InferRequest, inputs: Arrays) -> None:
         """Run inputs of new shapes, for which memory is allocated.
