@@ -367,6 +367,7 @@ def test_every_net_of_the_zoo_is_checked():
 
 PASSES = {
     "cascade": [("resnet", "cascade(first='prune(0.5) | distill(steps=2)', loss=0.9)")],
+    "compress": [("resnet onnx", "compress"), ("transformer onnx", "compress")],
     "downscale": [("wide images", "downscale"), ("wide onnx", "downscale(scale=0.7)")],
     "truncate": [("gru", "truncate")],
     "distill": [("mlp", "distill(steps=4)")],

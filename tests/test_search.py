@@ -90,7 +90,8 @@ def search(*trials: Trial, limits: tuple[str, ...] = (), higher=False) -> Search
         0.95,
     )
     bench = SimpleNamespace(base_figures={"latency_ms": Figure("latency_ms", 10.0, "ms")}, test_size=10_000)
-    return Search(SimpleNamespace(task=TASK), bench, None, aim, None, None, trials=list(trials))
+    base = SimpleNamespace(model=SimpleNamespace(facts=FACTS))
+    return Search(SimpleNamespace(task=TASK), bench, base, aim, None, None, trials=list(trials))
 
 
 def test_what_was_scored_at_another_pace_is_quicker_to_measure():
@@ -128,7 +129,7 @@ def test_the_walk_leaves_out_what_breaks_a_limit_or_was_not_measured():
 def test_of_those_that_cost_the_same_the_walk_takes_the_smaller():
     def small(cost: float, likely: float) -> Trial:
         one = trial(cost, likely)
-        return replace(one, candidate=replace(one.candidate, facts=replace(FACTS, weight_bits=16)))
+        return replace(one, candidate=replace(one.candidate, facts=replace(FACTS, stored=0.5)))
 
     sure, large = trial(9.0, 0.99), trial(5.0, 0.9)
     for other, walk in (
@@ -142,6 +143,14 @@ def test_of_those_that_cost_the_same_the_walk_takes_the_smaller():
     other = small(5.2, 0.88)
     cut = replace(other, candidate=replace(other.candidate, bound=Bound((Stem(),), other.candidate.bound.runtime)))
     assert search(sure, large, cut).walk_order() == [sure, large], "another net"
+
+
+def test_half_the_size_makes_up_for_a_little_of_the_cost():
+    large, small = trial(5.0, 0.9), trial(5.0, 0.9)
+    small = replace(small, candidate=replace(small.candidate, facts=replace(FACTS, stored=0.5)))
+    found = search(large)
+    assert found.price(large) == 5.0, "of the base's size"
+    assert found.price(small) == pytest.approx(5.0 / 1.05)
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 20), st.floats(0, 1)), max_size=12))

@@ -46,7 +46,7 @@ WORTH_TESTING = 0.1
 """Candidates less likely than this to pass are not taken to the sealed test; a bold one that fails there costs its time
 alone, because those before it have passed."""
 SAME_COST, SAME_CHANCE = 1.05, 0.05
-"""Ratio of costs, and difference of chances, up to which two candidates are about the same."""
+"""Times the cost that half the size makes up for, and difference of chances up to which two are about the same."""
 USUAL_TOLERANCE = 0.02
 """The loss, as a share, that is taken to be allowed where no promise says."""
 STATUSES = ("measured", "dropped", "refused", "failed")
@@ -55,6 +55,8 @@ PATIENCE = 2.0
 """Times the expected duration after which a recovery that has long to go is put off; taken up again, it may end."""
 BROKEN = 1e6
 """How many times dearer a base that breaks a limit counts than it is."""
+TINY_MB = 1e-6
+"""No model is smaller."""
 MEASURING = "measuring"
 """What measuring is called among the passes."""
 GUESS_SECONDS = {
@@ -254,17 +256,17 @@ class Search:
         return self.outcomes(), found
 
     def outcomes(self) -> list[tuple[float, float]]:
-        """Return (probability, cost) of each end that the walk would have now, the base's first.
+        """Return (probability, price) of each end that the walk would have now, the base's first.
 
         The walk goes on while candidates pass, and what is bolder passes only where what is surer does.
         """
         found: list[tuple[float, float]] = []
-        reached, cost = 1.0, self.base_cost
+        reached, price = 1.0, self.base_cost
         for trial in self.walk_order():
             passes = min(reached, trial.chance)
-            found.append((reached - passes, cost))
-            reached, cost = passes, self.cost(trial)
-        return [*found, (reached, cost)]
+            found.append((reached - passes, price))
+            reached, price = passes, self.price(trial)
+        return [*found, (reached, price)]
 
     @property
     def base_cost(self) -> float:
@@ -276,12 +278,21 @@ class Search:
         """Return a measured trial's objective as a cost."""
         return self.aim.cost(trial.figures[self.aim.objective].value)
 
+    def price(self, trial: Trial) -> float:
+        """Return what measured trials are compared by: the cost, less a little where they are smaller."""
+        return self.cost(trial) * self._size_factor(trial.size_mb)
+
+    def _size_factor(self, size_mb: float) -> float:
+        """Return the factor of a cost by which half the size makes up for `SAME_COST`, 1 at the base's size."""
+        share = max(size_mb, TINY_MB) / max(self.base.model.facts.size_mb, TINY_MB)
+        return math.pow(share, math.log2(SAME_COST))
+
     def eligible(self) -> list[Trial]:
         """Return the measured trials within the limits."""
         return [trial for trial in self.trials if trial.status == "measured" and not self.aim.beyond(trial.figures)]
 
     def expected_gain(self, candidate: Candidate, bars: Bars) -> float:
-        """Return chance of keeping the promise x expected fall of log cost below what there is (see `bars`).
+        """Return chance of keeping the promise x expected fall of log price below what there is (see `bars`).
 
         What passes or fails with others gains only what lies below the cheapest of them. What is bolder than another
         passes only where that one does, so a bolder one gains on it alone, and a surer one on what is left without it.
@@ -299,13 +310,14 @@ class Search:
         alike = [one for one in forms if one.candidate.facts.quality_loss <= candidate.facts.quality_loss]
         if candidate.structure and alike:
             chance = min(chance, max(one.chance for one in alike))
-        own = min((self.cost(one) for one in forms if one.chance >= chance - SAME_CHANCE), default=math.inf)
-        cost = self._expected_cost(predicted)
+        own = min((self.price(one) for one in forms if one.chance >= chance - SAME_CHANCE), default=math.inf)
+        cost, spread = self._expected_cost(predicted)
+        price = cost * self._size_factor(candidate.facts.size_mb)
         gain, bolder = 0.0, 1.0
         for share, bar in outcomes:
             bolder -= share
             if chance > bolder:
-                gain += min(share, chance - bolder) * improvement(cost, min(bar, own))
+                gain += min(share, chance - bolder) * improvement((price, spread), min(bar, own))
         return gain
 
     def expected_seconds(self, candidate: Candidate) -> float:
@@ -376,7 +388,7 @@ class Search:
         return replace(trial, seconds=time.monotonic() - start)
 
     def walk_order(self) -> list[Trial]:
-        """Return the trials to take to the sealed test, mild to bold: each cheaper, and less sure, than the last.
+        """Return the trials to take to the sealed test, mild to bold: each of lower price, less sure than the last.
 
         Source: Pareto Testing (arXiv 2210.07913, section 4): the order comes from validation data alone.
         """
@@ -385,16 +397,16 @@ class Search:
         likely = [trial for trial in cheaper if trial.chance == surest or not self._outdone(trial, cheaper)]
         if not likely:
             return []
-        points = [[min(trial.chance, 0.99), math.log(self.cost(trial))] for trial in likely]
+        points = [[min(trial.chance, 0.99), math.log(self.price(trial))] for trial in likely]
         kept = [likely[index] for index in frontier(points, ["max", "min"])]
-        return thin(sorted(kept, key=lambda trial: -self.cost(trial)), self.cost)
+        return thin(sorted(kept, key=lambda trial: -self.price(trial)), self.price)
 
     def _outdone(self, trial: Trial, others: Sequence[Trial]) -> bool:
-        """Tell whether the same net at half the size, or less, costs and is likely to pass about the same."""
+        """Tell whether the same net at half the size, or less, has no higher price and is about as likely to pass."""
         alike = (one for one in others if one.candidate.structure == trial.candidate.structure)
         smaller = (one for one in alike if 2 * one.size_mb <= trial.size_mb)
         likely = (one for one in smaller if one.chance >= trial.chance - SAME_CHANCE)
-        return any(self.cost(one) <= SAME_COST * self.cost(trial) for one in likely)
+        return any(self.price(one) <= self.price(trial) for one in likely)
 
     @property
     def tolerance(self) -> float:

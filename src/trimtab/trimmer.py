@@ -378,7 +378,7 @@ def _pack_best_so_far(run: Run, search: Search) -> None:
     likely = [trial for trial in search.eligible() if trial.chance > 0.5 and search.cost(trial) < search.base_cost]
     if not likely:
         return
-    best = min(likely, key=search.cost)
+    best = min(likely, key=search.price)
     if best is not run.packed:
         about = {
             "verdict": "NOT VERIFIED",

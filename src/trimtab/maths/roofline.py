@@ -50,7 +50,7 @@ def under_the_roof(machine: Machine, points: Mapping[str, tuple[Facts, float]]) 
     ridges = {kind: intensity_ridge(peak, bandwidth) for kind, peak in peaks.items() if peak and bandwidth}
     lines = []
     for name, (facts, latency_ms) in points.items():
-        moved = facts.size_mb * 1e6
+        moved = facts.parameters * facts.weight_bits / 8
         if moved <= 0 or latency_ms <= 0 or not facts.operations:
             continue
         precision = "int8" if facts.weight_bits < 16 and facts.activation_bits <= 8 else "fp32"

@@ -49,11 +49,11 @@ class Live(Silent):
 
     def searched(self, search: Search, seconds_left: float) -> None:
         """Show how many candidates are done, the best of them, and the time left."""
-        costs = [(search.cost(trial), trial) for trial in search.eligible() if trial.chance > 0.5]
+        likely = [trial for trial in search.eligible() if trial.chance > 0.5]
         name = search.aim.objective
         best = ""
-        if costs:
-            trial = min(costs, key=lambda pair: pair[0])[1]
+        if likely:
+            trial = min(likely, key=search.price)
             times = search.aim.cost(search.bench.base_figures[name].value) / search.cost(trial)
             best = f"best {times:.1f}x in {name}, "
         text = f"{len(search.trials)} tried, {best}{max(0, seconds_left):.0f} s left"

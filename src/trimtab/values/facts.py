@@ -45,10 +45,13 @@ class Facts:
     dynamic: bool = False
     """Activations are quantized with ranges found at each call, which costs time."""
 
+    stored: float = 1.0
+    """Bits of a weight on disk over `weight_bits`: below 1 where weights are widened when they are loaded."""
+
     @property
     def size_mb(self) -> float:
         """Weights on disk, in megabytes (1e6 bytes)."""
-        return self.parameters * self.weight_bits / 8e6
+        return self.parameters * self.weight_bits * self.stored / 8e6
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as a JSON object."""
