@@ -119,7 +119,9 @@ def saved(model: onnx.ModelProto, part: Part, context: Context, name: str, sizes
         key: getattr(part.facts, key)
         for key in ("quality_loss", "cut", "blocks", "calls", "dynamic", "activation_bits")
     }
-    facts = replace(written.facts, **kept) if sizes else replace(part.facts, parameters=written.facts.parameters)
+    found = written.facts
+    plain = replace(part.facts, parameters=found.parameters, stored=found.stored)
+    facts = replace(found, **kept) if sizes else plain
     inputs = {spec.name for spec in written.signature.inputs}
     state = {output: name for output, name in part.signature.state.items() if name in inputs}
     return replace(written, facts=facts, signature=replace(written.signature, state=state))

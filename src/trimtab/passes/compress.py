@@ -68,8 +68,8 @@ class Compress(Pass):
             narrow = sum(_narrowed(graph, left) for graph in graphs)
             notes[name] = {"weights": narrow, "left": left}
             written = onnx_files.save(proto, context.scratch / name)
-            stored = part.facts.stored - narrow / max(2 * part.facts.parameters, 1)
-            parts[name] = replace(written, facts=replace(part.facts, stored=stored), signature=part.signature)
+            facts = replace(part.facts, stored=written.facts.stored)
+            parts[name] = replace(written, facts=facts, signature=part.signature)
         if not any(note["weights"] for note in notes.values()):
             raise Refused("no weights of 32 bits are there that 16 could hold")
         return model.map_parts(parts, notes={**model.notes, "compress": notes})

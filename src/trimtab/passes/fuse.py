@@ -91,7 +91,8 @@ class Fuse(Pass):
             counts = Counter(node.op_type for node in fused.graph.node if node.domain == DOMAIN)
             if any(counts[kind] for kind in ATTENTION):
                 written = onnx_files.save(fused, context.scratch / name)
-                kept = replace(written, facts=part.facts, signature=part.signature)
+                facts = replace(part.facts, stored=written.facts.stored)
+                kept = replace(written, facts=facts, signature=part.signature)
                 return kept, {"by": tool.__name__.removeprefix("_by_"), "operators": dict(sorted(counts.items()))}
         raise Refused(f"no attention of {name} has a form that can be fused{'; '.join(['', *errors])}")
 

@@ -66,7 +66,7 @@ class Loop(Pass):
             raise Refused(f"loop cannot take this model: {reason}") from reason
         written = onnx_files.save(proto, context.scratch / "main")
         whole = model.facts
-        facts = replace(self.predict(whole, context.machine), parameters=whole.parameters)
+        facts = replace(self.predict(whole, context.machine), stored=written.facts.stored)
         after = replace(model, parts={"main": replace(written, facts=facts)}, program=Single())
         difference = check_same(model, after, batch, ALLOWED)
         return replace(after, notes={**model.notes, "loop": {"largest_difference": difference}})

@@ -227,7 +227,8 @@ class _Work:
         openvino.save_model(network, folder / openvino_files.MODEL, compress_to_fp16=False)
         before = self.part.facts
         bits = 8.0 * (folder / openvino_files.WEIGHTS).stat().st_size / max(before.parameters, 1)
-        facts = replace(before, format="openvino", weight_bits=min(bits, before.weight_bits), activation_bits=8.0)
+        bits = min(bits, before.weight_bits)
+        facts = replace(before, format="openvino", weight_bits=bits, activation_bits=8.0, stored=1.0)
         return replace(self.part, format="openvino", path=folder, facts=facts)
 
 

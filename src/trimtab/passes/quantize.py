@@ -291,6 +291,7 @@ class _Work:
             weight_bits=found.weight_bits * found.parameters / max(before.parameters, 1),
             activation_bits=before.activation_bits if light else 8.0,
             dynamic=found.dynamic,
+            stored=found.stored,
         )
         return replace(saved, facts=facts, signature=self.part.signature)
 

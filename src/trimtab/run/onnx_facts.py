@@ -68,6 +68,8 @@ def facts(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> Fac
     constants = _constants(graphs)
     weights = [(t.name, *_size(t, nodes)) for t in _weights(graphs)]
     total = sum(count for _, count, _ in weights)
+    widened = {n.input[0] for n in nodes if n.op_type == "Cast" and n.attribute[0].i == onnx.TensorProto.FLOAT}
+    at_work = sum(count * (32.0 if bits == 16 and name in widened else bits) for name, count, bits in weights)
     kinds = {node.output[0]: kind for node, kind in _kinds(nodes, constants)}
     work = _operations(model, sizes or {})
     quantized = any(n.op_type in QUANTIZED and n.input[0] not in constants for n in nodes)
@@ -76,11 +78,12 @@ def facts(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> Fac
         parameters=total,
         operations=sum(work.values()),
         layers=dict(sorted(Counter(kinds.values()).items())),
-        weight_bits=sum(count * bits for _, count, bits in weights) / total if total else 32.0,
+        weight_bits=at_work / total if total else 32.0,
         activation_bits=8.0 if quantized else 32.0,
         operations_by={kind: count for kind, count in sorted(work.items()) if count},
         parameters_by=_parameters_by(weights, nodes, kinds),
         dynamic=any(node.op_type in DYNAMIC for node in nodes),
+        stored=sum(count * bits for _, count, bits in weights) / at_work if at_work else 1.0,
     )
 
 

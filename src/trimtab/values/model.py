@@ -282,10 +282,15 @@ class Model:
             sums = {k: sum(getattr(f, field).get(k, 0) * weights.get(n, 1) for n, f in facts.items()) for k in kinds}
             return {kind: round(count) for kind, count in sorted(sums.items()) if count}
 
+        parameters = sum(each.parameters for each in facts.values())
+        bits = sum(each.parameters * each.weight_bits for each in facts.values())
+        on_disk = sum(each.parameters * each.weight_bits * each.stored for each in facts.values())
         return replace(
             self.main.facts,
             format=self.format,
-            parameters=sum(each.parameters for each in facts.values()),
+            parameters=parameters,
+            weight_bits=bits / parameters if parameters else self.main.facts.weight_bits,
+            stored=on_disk / bits if bits else 1.0,
             operations=round(sum(each.operations * shares[name] for name, each in facts.items())),
             layers=total("layers", {}),
             operations_by=total("operations_by", shares),
