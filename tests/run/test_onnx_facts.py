@@ -58,6 +58,22 @@ def test_packed_weights_count_as_the_weights_they_are(bits):
     assert (found.activation_bits, found.dynamic) == (32, False)
 
 
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"saturate": 1, "to": TensorProto.FLOAT}, (32.0, 0.5)),
+        ({"saturate": 1, "to": TensorProto.FLOAT16}, (16.0, 1.0)),
+        ({}, (16.0, 1.0)),
+    ],
+)
+def test_weights_that_are_widened_count_as_wide_at_work_and_narrow_on_disk(attributes, expected):
+    proto = graph([("Cast", "w", "v", attributes), ("MatMul", "x v", "y", {})], {"x": (TensorProto.FLOAT, [64])}, {})
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros((64, 64), np.float16), "w"))
+    found = facts(proto, {"batch": 1})
+    assert (found.weight_bits, found.stored) == expected
+    assert found.size_mb == 64 * 64 * 2 / 1e6
+
+
 def test_dynamic_graphs_say_so():
     prepared = onnx_layers.prepare(attention())
     found = facts(onnx_precision.dynamic(prepared, onnx_precision.Settings()), {"batch": 1})

@@ -81,10 +81,8 @@ def _narrowed(graph: onnx.GraphProto, left: list[str]) -> int:
     Return how many numbers; the names of weights that cannot be rounded go to `left`.
     """
     outside = {value.name for value in (*graph.input, *graph.output)}
-    fixed = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].HasField("t")]
     rounded = dict[str, NDArray[np.float16]]()
-    weights = [(tensor.name, tensor) for tensor in graph.initializer]
-    for name, tensor in (*weights, *((node.output[0], node.attribute[0].t) for node in fixed)):
+    for name, tensor in onnx_facts.held(graph):
         if tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) < SMALL:
             continue
         narrow = None if name in outside else _narrow(numpy_helper.to_array(tensor))

@@ -68,7 +68,7 @@ def facts(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> Fac
     constants = _constants(graphs)
     weights = [(t.name, *_size(t, nodes)) for t in _weights(graphs)]
     total = sum(count for _, count, _ in weights)
-    widened = {n.input[0] for n in nodes if n.op_type == "Cast" and n.attribute[0].i == onnx.TensorProto.FLOAT}
+    widened = {name for node in nodes if node.op_type == "Cast" and _to_float(node) for name in node.input}
     at_work = sum(count * (32.0 if bits == 16 and name in widened else bits) for name, count, bits in weights)
     kinds = {node.output[0]: kind for node, kind in _kinds(nodes, constants)}
     work = _operations(model, sizes or {})
@@ -129,11 +129,22 @@ def _weights(graphs: Iterable[Graph]) -> Iterator[onnx.TensorProto]:
     graphs = list(graphs)
     scales = {i for g in graphs for n in g.node if n.op_type in SCALES for i in n.input[SCALES[n.op_type] :]}
     for graph in graphs:
-        named = [(t.name, t) for t in graph.initializer] if isinstance(graph, onnx.GraphProto) else []
-        fixed = [n for n in graph.node if n.op_type == "Constant" and n.attribute and n.attribute[0].HasField("t")]
-        for name, tensor in [*named, *((n.output[0], n.attribute[0].t) for n in fixed)]:
+        for name, tensor in held(graph):
             if tensor.dims and tensor.data_type in BITS and name not in scales:
                 yield tensor
+
+
+def held(graph: Graph) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Yield the name and the tensor of each initializer and of each constant among the nodes."""
+    if isinstance(graph, onnx.GraphProto):
+        yield from ((tensor.name, tensor) for tensor in graph.initializer)
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            yield node.output[0], node.attribute[0].t
+
+
+def _to_float(cast: onnx.NodeProto) -> bool:
+    return any(attribute.name == "to" and attribute.i == onnx.TensorProto.FLOAT for attribute in cast.attribute)
 
 
 def _size(tensor: onnx.TensorProto, nodes: Iterable[onnx.NodeProto]) -> tuple[int, float]:

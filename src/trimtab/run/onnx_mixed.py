@@ -71,7 +71,8 @@ def left_in_float(
 ) -> list[dict[str, str]]:
     """Name the layers whose weights are still float in the quantized model, and say why."""
     known = {layer.name: layer for layer in before}
-    floats = {tensor.name for graph in onnx_facts.graphs_of(after) for tensor in _held(graph)}
+    tensors = (tensor for graph in onnx_facts.graphs_of(after) for _, tensor in onnx_facts.held(graph))
+    floats = {tensor.name for tensor in tensors if onnx_layers.is_float(tensor)}
     found = []
     for graph in onnx_facts.graphs_of(after):
         inside = graph is not after.graph
@@ -82,11 +83,6 @@ def left_in_float(
                 why = reasons.get(name) or _why(node, layer, method, inside)
                 found.append({"layer": name, "kind": layer.kind if layer else node.op_type, "why": why})
     return found
-
-
-def _held(graph: Any) -> list[onnx.TensorProto]:
-    fixed = [n.attribute[0].t for n in graph.node if n.op_type == "Constant" and n.attribute[0].HasField("t")]
-    return [t for t in (*getattr(graph, "initializer", ()), *fixed) if onnx_layers.is_float(t)]
 
 
 def _why(node: onnx.NodeProto, layer: Layer | None, method: str, inside: bool) -> str:

@@ -44,7 +44,6 @@ class Facts:
     `operations` are counted so already."""
     dynamic: bool = False
     """Activations are quantized with ranges found at each call, which costs time."""
-
     stored: float = 1.0
     """Bits of a weight on disk over `weight_bits`: below 1 where weights are widened when they are loaded."""
 
